@@ -1,0 +1,78 @@
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+SECONDS_PER_TARGET ?= 30
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOAD_NATIVE := $(BIN)/python -c "import mtc.kernel._native"
+RUST := rust/Cargo.toml $(wildcard rust/src/*.rs)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test check-native lint format demo bench fuzz soak coverage clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Create or refresh the development environment in .venv
+
+$(STAMP): requirements-dev.txt pyproject.toml $(RUST)
+	@echo "== environment: $(VENV)"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+	  echo "mtc needs Python 3.11 or newer; name one with: make PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Cannot create $(VENV): Python has no venv here (Debian: apt install python3-venv)." >&2; exit 1; }
+	@echo "== install: requirements-dev.txt (with hashes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@echo "== install: mtc and its native kernel"
+	@rm -f src/mtc/kernel/_native*.so
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@if $(LOAD_NATIVE) 2>/dev/null; then echo "== kernel: native"; \
+	elif command -v cargo >/dev/null; then echo "== kernel: Python only; cargo failed, make check-native shows why"; \
+	else echo "== kernel: Python only; there is no cargo to build the native one"; fi
+	@touch $@
+
+# MTC_REQUIRE_NATIVE=1 in the environment makes a missing native kernel a failure instead of a note.
+test: $(STAMP) $(if $(MTC_REQUIRE_NATIVE),check-native) lint ## Check everything: lint, format, types, tests
+	@$(LOAD_NATIVE) 2>/dev/null || echo "== note: no native kernel here; tests run on the Python kernel alone"
+	@echo "== tests"
+	@$(BIN)/python -m pytest -q -n 2
+
+check-native: $(STAMP) ## Fail unless the native kernel is built and loads
+	@$(LOAD_NATIVE) || { echo "The native kernel is not built:" >&2; \
+	  $(BIN)/python -m pip install --verbose --disable-pip-version-check --no-deps --no-build-isolation -e . >&2; exit 1; }
+
+lint: $(STAMP) ## Check style, format and types
+	@echo "== ruff check"
+	@$(BIN)/ruff check
+	@echo "== ruff format"
+	@$(BIN)/ruff format --check
+	@echo "== mypy"
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Rewrite the sources in the project's format
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+demo: $(STAMP) ## Run the demonstration
+	@$(BIN)/mtc demo
+
+bench: $(STAMP) ## Measure the core
+	@$(BIN)/mtc bench core
+
+fuzz: $(STAMP) ## Fuzz each target for SECONDS_PER_TARGET seconds
+	@$(BIN)/python fuzz/run.py --seconds $(SECONDS_PER_TARGET)
+
+soak: $(STAMP) ## Run the slow tests
+	@$(BIN)/python -m pytest -q -m slow
+
+coverage: $(STAMP) ## Run the tests and report uncovered lines and branches
+	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage report
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) build dist rust/target src/*.egg-info src/mtc/kernel/_native*.so
+	rm -rf .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
