@@ -107,10 +107,10 @@ class DERReader:
         _, start, end = self.read_header(tag)
         return self.data[start:end]
 
-    def read_any(self) -> bytes:
-        """Return the next TLV whole, header included."""
+    def read_tlv(self, tag: int | None = None) -> bytes:
+        """Return the next TLV whole, header included; it must have `tag` if one is given."""
         at = self.offset
-        _, _, end = self.read_header()
+        _, _, end = self.read_header(tag)
         return self.data[at:end]
 
     def enter(self, tag: int) -> "DERReader":

@@ -1,0 +1,200 @@
+"""Merkle Tree certificates, read and written.
+
+Spec: Merkle Tree Certificates, "Certificate Format".
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import NamedTuple
+
+from mtc.cert.entry import LogEntry, TBSCertificateLogEntry
+from mtc.cert.proof import MTCProof
+from mtc.cert.x509 import Extension, assemble_certificate, parse_extensions
+from mtc.errors import Error, FormatError, Reason, Rejected
+from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, parse_ca_name, revision_of, split_serial
+from mtc.kernel import CertificateLayout, parse_layout
+from mtc.merkle import Hasher
+from mtc.wire import DERReader, Tag, encode_integer, encode_sequence
+
+
+class CertificateFacts(NamedTuple):
+    """What can be said of a certificate without believing it; None where it cannot be read."""
+
+    ca_id: TrustAnchorID | None
+    log_number: int | None
+    index: int | None
+
+
+def identify_certificate(der: bytes) -> CertificateFacts:
+    """Return what issuer and serial number claim. Never raises: what cannot be read is None."""
+    try:
+        layout = parse_layout(der)
+    except FormatError:
+        return CertificateFacts(None, None, None)
+    ca_id: TrustAnchorID | None = None
+    try:
+        ca_id = parse_ca_name(der[layout.issuer_start : layout.issuer_end])[0]
+        serial = int.from_bytes(der[layout.serial_start : layout.serial_end], "big", signed=True)
+        log_number, index = split_serial(serial)
+    except FormatError:
+        return CertificateFacts(ca_id, None, None)
+    return CertificateFacts(ca_id, log_number, index)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A well-formed Merkle Tree certificate. Nothing here is verified; `mtc.trust` does that.
+
+    der: the whole certificate. layout: where its parts lie. revisions: the draft revisions whose certificates have this
+    form, oldest first (-04 and -05 look alike). proof: the MTCProof. Certificates are identified by `tbs`, never by
+    `der`: anyone may change the proof's signatures.
+    """
+
+    der: bytes
+    layout: CertificateLayout
+    revisions: tuple[DraftRevision, ...]
+    proof: MTCProof
+    ca_id: TrustAnchorID
+
+    @staticmethod
+    def parse(der: bytes, hash_size: int = 32) -> "Certificate":
+        """Read a certificate. Raises FormatError, or Rejected (NOT_MTC, DRAFT_MISMATCH) when it is none of ours."""
+        layout = parse_layout(der)
+        algorithm = der[layout.signature_start : layout.signature_end]
+        proof_oid = _algorithm_oid(algorithm)
+        ca_id, name_oid = _issuer(der[layout.issuer_start : layout.issuer_end], proof_oid)
+        revisions = revision_of(proof_oid, name_oid)
+        if not revisions:
+            raise Rejected(
+                Reason.DRAFT_MISMATCH,
+                f"the certificate mixes draft revisions: signature algorithm {proof_oid}, CA name {name_oid}",
+                oid=proof_oid,
+            )
+        revision = revisions[-1]
+        if algorithm != revision.proof_algorithm:
+            raise Rejected(Reason.NOT_MTC, "the signature algorithm id-alg-mtcProof must have no parameters")
+        if der[layout.outer_signature_start : layout.outer_signature_end] != algorithm:
+            raise FormatError(
+                Reason.ALGORITHM_MISMATCH,
+                "the certificate's two signature algorithms differ",
+                offset=layout.outer_signature_start,
+            )
+        if layout.value_start == layout.value_end or der[layout.value_start]:
+            raise FormatError(
+                Reason.BAD_BIT_STRING, "the MTCProof's bit string has unused bits", offset=layout.value_start
+            )
+        proof = MTCProof.parse(der[layout.value_start + 1 : layout.value_end], revision, hash_size)
+        certificate = Certificate(der, layout, revisions, proof, ca_id)
+        split_serial(certificate.serial)
+        return certificate
+
+    @staticmethod
+    def build(
+        entry: TBSCertificateLogEntry,
+        spki: bytes,
+        serial: int,
+        proof: MTCProof,
+        revision: DraftRevision = DEFAULT_REVISION,
+    ) -> bytes:
+        """Return the DER of the certificate for a log entry: its fields, the key itself, the serial, and the proof."""
+        algorithm = revision.proof_algorithm
+        tbs = encode_sequence(
+            entry.encode_version(),
+            encode_integer(serial),
+            algorithm,
+            entry.issuer,
+            entry.validity,
+            entry.subject,
+            spki,
+            entry.tail,
+        )
+        return assemble_certificate(tbs, algorithm, proof.encode(revision))
+
+    @property
+    def revision(self) -> DraftRevision:
+        """The newest revision whose certificates have this form."""
+        return self.revisions[-1]
+
+    @property
+    def tbs(self) -> bytes:
+        """The TBSCertificate, DER: what identifies the certificate."""
+        return self.der[self.layout.tbs_start : self.layout.tbs_end]
+
+    @cached_property
+    def serial(self) -> int:
+        """The serial number."""
+        return int.from_bytes(self.der[self.layout.serial_start : self.layout.serial_end], "big", signed=True)
+
+    @property
+    def log_number(self) -> int:
+        """Number of the issuance log."""
+        return split_serial(self.serial)[0]
+
+    @property
+    def index(self) -> int:
+        """Index of the entry in its log."""
+        return split_serial(self.serial)[1]
+
+    @property
+    def issuer(self) -> bytes:
+        """The issuer's Name, DER."""
+        return self.der[self.layout.issuer_start : self.layout.issuer_end]
+
+    @property
+    def subject(self) -> bytes:
+        """The subject's Name, DER."""
+        return self.der[self.layout.subject_start : self.layout.spki_start]
+
+    @property
+    def spki(self) -> bytes:
+        """SubjectPublicKeyInfo, DER."""
+        return self.der[self.layout.spki_start : self.layout.spki_end]
+
+    @property
+    def not_before(self) -> datetime:
+        """Start of validity, inclusive."""
+        return datetime.fromtimestamp(self.layout.not_before, UTC)
+
+    @property
+    def not_after(self) -> datetime:
+        """End of validity, inclusive."""
+        return datetime.fromtimestamp(self.layout.not_after, UTC)
+
+    @cached_property
+    def extensions(self) -> tuple[Extension, ...]:
+        """The X.509 extensions."""
+        return parse_extensions(self.der, self.layout.extensions_start, self.layout.extensions_end)
+
+    def log_entry(self, hasher: Hasher) -> LogEntry:
+        """Return the log entry that this certificate claims, rebuilt from its fields and the proof's extensions."""
+        der, layout = self.der, self.layout
+        entry = TBSCertificateLogEntry(
+            version=layout.version,
+            issuer=self.issuer,
+            validity=der[layout.issuer_end : layout.subject_start],
+            subject=self.subject,
+            spki_algorithm=der[layout.spki_algorithm_start : layout.spki_algorithm_end],
+            spki_hash=hasher.digest(self.spki),
+            tail=der[layout.spki_end : layout.tbs_end],
+        )
+        return LogEntry.of_certificate(entry, self.proof.extensions)
+
+    def with_proof(self, proof: MTCProof) -> bytes:
+        """Return the DER of the same certificate with another proof, for example another subtree or more cosigners."""
+        return assemble_certificate(self.tbs, self.revision.proof_algorithm, proof.encode(self.revision))
+
+
+def _algorithm_oid(algorithm: bytes) -> str:
+    """Return the OID of an AlgorithmIdentifier."""
+    return DERReader(algorithm, "the signature algorithm").enter(Tag.SEQUENCE).read_oid()
+
+
+def _issuer(name: bytes, proof_oid: str) -> tuple[TrustAnchorID, str]:
+    """Return the CA ID and attribute OID of an issuer; an issuer that is no CA means an ordinary certificate."""
+    try:
+        return parse_ca_name(name)
+    except Error as error:
+        raise Rejected(
+            Reason.NOT_MTC, f"this is no Merkle Tree certificate: {error.message}", oid=proof_oid
+        ) from None
