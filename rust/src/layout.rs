@@ -317,7 +317,7 @@ pub fn parse_proof_layout(
     if inclusion_end > end {
         return Err(Fault("truncated", at + 12));
     }
-    if length % hash_size != 0 {
+    if !length.is_multiple_of(hash_size) {
         return Err(Fault("bad-proof-length", at + 12));
     }
     let signatures_start = inclusion_end + signatures_width;

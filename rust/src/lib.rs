@@ -117,7 +117,7 @@ impl NativeHasher {
 
     fn fold<'py>(&self, py: Python<'py>, row: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         use tree::fold;
-        if row.len() % (2 * HASH_SIZE) != 0 {
+        if !row.len().is_multiple_of(2 * HASH_SIZE) {
             return Err(PyValueError::new_err("an odd row"));
         }
         let hash = self.hash;

@@ -1,10 +1,11 @@
 """The families of failure, one per party at fault, and the reasons they carry.
 
-An error says whose fault it is by its type, what went wrong by its `reason`, and where by its `facts`. Programs decide on
-type and reason; the text is for people and ends with the cure where there is one. Nothing secret goes into a message.
+An error says whose fault it is by its type, what went wrong by its `reason`, and where by its `facts`. Programs decide
+on type and reason; the text is for people and ends with the cure where there is one. Nothing secret goes into a
+message.
 
-Spec: none; this is the project's own vocabulary. The values of `Reason` are part of the public interface (they appear in
-`mtc verify --json`) and never change their meaning.
+Spec: none; this is the project's own vocabulary. The values of `Reason` are part of the public interface (they appear
+in `mtc verify --json`) and never change their meaning.
 """
 
 from enum import StrEnum

@@ -6,7 +6,7 @@ Spec: Merkle Tree Certificates, "Log Entries", "Certificate Format", "Representi
 Anchor Identifiers, "Certificate Properties".
 """
 
-from mtc.cert.ca import CACertificate, PREFIX_URL_OID, encode_ca_certificate
+from mtc.cert.ca import PREFIX_URL_OID, CACertificate, encode_ca_certificate
 from mtc.cert.certificate import Certificate, CertificateFacts, identify_certificate
 from mtc.cert.entry import (
     MAX_ENTRY_BYTES,

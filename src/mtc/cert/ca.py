@@ -31,7 +31,15 @@ from mtc.crypto import (
     signature_algorithm_of,
 )
 from mtc.errors import FormatError, Reason, Rejected, UsageError
-from mtc.ids import DEFAULT_REVISION, REVISIONS, SERIAL_LIMIT, DraftRevision, TrustAnchorID, encode_ca_name, parse_ca_name
+from mtc.ids import (
+    DEFAULT_REVISION,
+    REVISIONS,
+    SERIAL_LIMIT,
+    DraftRevision,
+    TrustAnchorID,
+    encode_ca_name,
+    parse_ca_name,
+)
 from mtc.kernel import active_kernel, parse_layout
 from mtc.wire import (
     DERReader,
@@ -57,8 +65,8 @@ _KEY_CERT_SIGN = 1 << 5
 class CACertificate:
     """A certification authority as its certificate describes it. Nothing here says that the CA is to be trusted.
 
-    min_serial, max_serial: both inclusive; serial numbers outside count as revoked. is_unsigned: the certificate carries
-    no signature (RFC 9925). prefix_url: where its logs are served, if it says so.
+    min_serial, max_serial: both inclusive; serial numbers outside count as revoked. is_unsigned: the certificate
+    carries no signature (RFC 9925). prefix_url: where its logs are served, if it says so.
     """
 
     der: bytes
@@ -131,9 +139,7 @@ class CACertificate:
         )
 
 
-def _check_ca_profile(
-    der: bytes, start: int, end: int, by_oid: dict[str, Extension], extension: Extension
-) -> None:
+def _check_ca_profile(der: bytes, start: int, end: int, by_oid: dict[str, Extension], extension: Extension) -> None:
     """Refuse a certificate that has the MTC CA extension but may not act as a CA."""
     is_ca, key_usage, *_ = active_kernel().scan_extensions(der, start, end)
     if not extension.is_critical:
@@ -171,11 +177,12 @@ def _parse_ca_extension(
     revision = fitting[0]
     for serial in (min_serial, max_serial):
         if not revision.least_ca_serial <= serial < SERIAL_LIMIT:
+            # The number itself stays out of the text: it may have any size, and Python prints none above 4,300 digits.
             raise FormatError(
                 Reason.SERIAL_OUT_OF_RANGE,
                 f"minSerial and maxSerial lie from {revision.least_ca_serial} to 2^64 - 1 in {revision}, "
-                f"{serial} does not",
-                serial=serial,
+                f"a number of {serial.bit_length()} bits here does not",
+                bits=serial.bit_length(),
             )
     return revision, log_hash, algorithm, min_serial, max_serial
 

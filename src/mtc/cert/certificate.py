@@ -6,7 +6,6 @@ Spec: Merkle Tree Certificates, "Certificate Format".
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import NamedTuple
 
 from mtc.cert.entry import LogEntry, TBSCertificateLogEntry
 from mtc.cert.proof import MTCProof
@@ -18,12 +17,13 @@ from mtc.merkle import Hasher
 from mtc.wire import DERReader, Tag, encode_integer, encode_sequence
 
 
-class CertificateFacts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
     """What can be said of a certificate without believing it; None where it cannot be read."""
 
-    ca_id: TrustAnchorID | None
-    log_number: int | None
-    index: int | None
+    ca_id: TrustAnchorID | None = None
+    log_number: int | None = None
+    index: int | None = None
 
 
 def identify_certificate(der: bytes) -> CertificateFacts:
@@ -31,14 +31,14 @@ def identify_certificate(der: bytes) -> CertificateFacts:
     try:
         layout = parse_layout(der)
     except FormatError:
-        return CertificateFacts(None, None, None)
+        return CertificateFacts()
     ca_id: TrustAnchorID | None = None
     try:
         ca_id = parse_ca_name(der[layout.issuer_start : layout.issuer_end])[0]
         serial = int.from_bytes(der[layout.serial_start : layout.serial_end], "big", signed=True)
         log_number, index = split_serial(serial)
     except FormatError:
-        return CertificateFacts(ca_id, None, None)
+        return CertificateFacts(ca_id)
     return CertificateFacts(ca_id, log_number, index)
 
 
@@ -195,6 +195,4 @@ def _issuer(name: bytes, proof_oid: str) -> tuple[TrustAnchorID, str]:
     try:
         return parse_ca_name(name)
     except Error as error:
-        raise Rejected(
-            Reason.NOT_MTC, f"this is no Merkle Tree certificate: {error.message}", oid=proof_oid
-        ) from None
+        raise Rejected(Reason.NOT_MTC, f"this is no Merkle Tree certificate: {error.message}", oid=proof_oid) from None

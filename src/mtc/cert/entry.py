@@ -119,7 +119,7 @@ class TBSCertificateLogEntry:
             version = field.read_integer()
             field.finish()
             if version not in (1, 2):
-                raise FormatError(Reason.BAD_VERSION, f"the log entry has version {version}, which does not exist")
+                raise FormatError(Reason.BAD_VERSION, "the log entry has a version other than 1 (v2) and 2 (v3)")
         issuer = reader.read_tlv(Tag.SEQUENCE)
         validity = reader.read_tlv(Tag.SEQUENCE)
         subject = reader.read_tlv(Tag.SEQUENCE)
@@ -166,7 +166,7 @@ class TBSCertificateLogEntry:
 
     @property
     def unique_ids(self) -> tuple[bytes | None, bytes | None]:
-        """issuerUniqueID and subjectUniqueID, contents of their TLVs."""
+        """IssuerUniqueID and subjectUniqueID, contents of their TLVs."""
         return _split_tail(self.tail, self.version)[:2]
 
     @property
@@ -188,9 +188,9 @@ def _parse_validity(validity: bytes) -> tuple[datetime, datetime]:
 def _split_tail(tail: bytes, version: int) -> tuple[bytes | None, bytes | None, tuple[Extension, ...]]:
     """Return both unique IDs and the extensions behind the public key's fields."""
     reader = DERReader(tail, "the end of the TBSCertificateLogEntry")
-    unique: list[bytes | None] = []
-    for tag in (0x81, 0x82):
-        unique.append(reader.read(tag) if reader.peek_tag() == tag else None)
+    unique = [reader.read(tag) if reader.peek_tag() == tag else None for tag in (0x81, 0x82)]
+    if any(value is not None and (not value or value[0] > 7) for value in unique):
+        raise FormatError(Reason.BAD_BIT_STRING, "the log entry has a unique ID that is no bit string")
     extensions: tuple[Extension, ...] = ()
     if reader.peek_tag() == 0xA3:
         field = reader.enter(0xA3)
@@ -202,7 +202,7 @@ def _split_tail(tail: bytes, version: int) -> tuple[bytes | None, bytes | None, 
         if len({extension.oid for extension in extensions}) != len(extensions):
             raise FormatError(Reason.DUPLICATE_EXTENSION, "the log entry has the same extension twice")
     reader.finish()
-    if (extensions and version != 2) or (any(unique) and version == 0):
+    if (extensions and version != 2) or (version == 0 and unique != [None, None]):
         raise FormatError(Reason.BAD_VERSION, f"a v{version + 1} certificate cannot have these fields")
     return unique[0], unique[1], extensions
 
@@ -219,9 +219,7 @@ class LogEntry:
     extensions: tuple[EntryExtension, ...] = ()
 
     @staticmethod
-    def of_certificate(
-        entry: TBSCertificateLogEntry, extensions: tuple[EntryExtension, ...] = ()
-    ) -> "LogEntry":
+    def of_certificate(entry: TBSCertificateLogEntry, extensions: tuple[EntryExtension, ...] = ()) -> "LogEntry":
         """Make the entry that certifies `entry`."""
         return LogEntry(EntryType.TBS_CERT, entry.encode(), extensions)
 
@@ -230,7 +228,9 @@ class LogEntry:
         """Read an entry, body included. Raises FormatError with reason."""
         if len(data) > MAX_ENTRY_BYTES:
             raise FormatError(
-                Reason.TOO_LARGE, f"a log entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(data)}", got=len(data)
+                Reason.TOO_LARGE,
+                f"a log entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(data)}",
+                got=len(data),
             )
         reader = Reader(data, "the log entry")
         extensions = parse_entry_extensions(reader.read_vector(2))
@@ -247,7 +247,9 @@ class LogEntry:
         data = Writer().bytes(encode_entry_extensions(self.extensions)).uint(self.type, 2).bytes(self.body).encode()
         if len(data) > MAX_ENTRY_BYTES and revision.entry_limit_is_must:
             raise UsageError(
-                Reason.TOO_LARGE, f"a log entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(data)}", got=len(data)
+                Reason.TOO_LARGE,
+                f"a log entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(data)}",
+                got=len(data),
             )
         return data
 

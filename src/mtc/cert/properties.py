@@ -59,7 +59,7 @@ class PropertyList:
             if kind == _TRUST_ANCHOR_ID:
                 anchor = TrustAnchorID(value)
             elif kind == _GROUPS:
-                groups = _parse_groups(value, groups_are_patterns)
+                groups = _parse_groups(value, groups_are_patterns=groups_are_patterns)
             elif kind == _NEGOTIATION:
                 if value:
                     raise FormatError(Reason.BAD_PROPERTY, "the trust anchor negotiation property is empty")
@@ -92,7 +92,7 @@ class PropertyList:
 
 
 def _parse_groups(
-    value: bytes, groups_are_patterns: bool | None
+    value: bytes, *, groups_are_patterns: bool | None
 ) -> tuple[TrustAnchorPattern, ...] | tuple[TrustAnchorRange, ...]:
     """Return the groups of a property in the form asked for, or in the one that parses."""
     if groups_are_patterns is None:

@@ -95,19 +95,23 @@ def encode_extensions(extensions: Sequence[Extension]) -> bytes:
 
 
 def encode_key_usage(*names: str, is_critical: bool = True) -> Extension:
-    """Return a keyUsage extension with the bits of `names` (`digitalSignature`, …)."""
+    """Return a keyUsage extension with the bits of `names` (`digitalSignature`, …). Raises UsageError without any."""
+    if not names:
+        raise UsageError(Reason.USAGE, "a keyUsage has at least one bit set")
     bits = 0
     for name in names:
         if name not in KEY_USAGES:
             raise UsageError(Reason.USAGE, f"{name!r} is no key usage; there are {', '.join(KEY_USAGES)}")
         bits |= 0x8000 >> KEY_USAGES.index(name)
     contents = bits.to_bytes(2, "big").rstrip(b"\x00")
-    unused = (contents[-1] & -contents[-1]).bit_length() - 1 if contents else 0
+    unused = (contents[-1] & -contents[-1]).bit_length() - 1
     return Extension(KEY_USAGE_OID, encode_tlv(Tag.BIT_STRING, bytes((unused,)) + contents), is_critical)
 
 
 def encode_extended_key_usage(*oids: str, is_critical: bool = False) -> Extension:
-    """Return an extKeyUsage extension with the purposes `oids`."""
+    """Return an extKeyUsage extension with the purposes `oids`. Raises UsageError without any."""
+    if not oids:
+        raise UsageError(Reason.USAGE, "an extKeyUsage names at least one purpose")
     return Extension(EXTENDED_KEY_USAGE_OID, encode_sequence(*map(encode_oid, oids)), is_critical)
 
 

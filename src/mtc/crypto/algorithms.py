@@ -85,8 +85,8 @@ class SignatureAlgorithm:
     """A fully specified signature algorithm: key type, hash and parameters.
 
     oid: of the AlgorithmIdentifier, whose parameters are absent. signature_size: largest signature in bytes.
-    generate, accepts, bind_signer, bind_verifier: how the library does it; `accepts` tells whether a loaded public key is
-    of this algorithm.
+    generate, accepts, bind_signer, bind_verifier: how the library does it; `accepts` tells whether a loaded public key
+    is of this algorithm.
     """
 
     name: str
@@ -187,7 +187,8 @@ def parse_private_key(data: bytes, passphrase: bytes | None = None) -> LocalSign
 
     Raises FormatError (BAD_KEY) when it cannot be read, UsageError when the passphrase is missing, wrong or not needed.
     """
-    load = serialization.load_pem_private_key if data.lstrip().startswith(b"-----") else serialization.load_der_private_key
+    is_pem = data.lstrip().startswith(b"-----")
+    load = serialization.load_pem_private_key if is_pem else serialization.load_der_private_key
     try:
         key = load(data, passphrase)
     except TypeError:

@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 
-from mtc.errors import Reason, SignatureError
+from mtc.errors import Reason, SignatureError, UsageError
 
 if TYPE_CHECKING:
     from mtc.crypto.algorithms import SignatureAlgorithm
@@ -56,9 +56,7 @@ class LocalSigner:
 
     __slots__ = ("_key", "_sign", "algorithm", "public_key")
 
-    def __init__(
-        self, algorithm: "SignatureAlgorithm", key: PrivateKey, sign: Callable[[bytes], bytes]
-    ) -> None:
+    def __init__(self, algorithm: "SignatureAlgorithm", key: PrivateKey, sign: Callable[[bytes], bytes]) -> None:
         """Take the library's key and its signing call."""
         self.algorithm = algorithm
         self.public_key = key.public_key().public_bytes(
@@ -76,9 +74,14 @@ class LocalSigner:
         return self._sign(message)
 
     def encode_pem(self, passphrase: bytes | None = None) -> bytes:
-        """Return the key as PKCS#8 PEM, encrypted under `passphrase` if one is given. Write it with mode 0600."""
+        """Return the key as PKCS#8 PEM, encrypted under `passphrase` if one is given. Write it with mode 0600.
+
+        Raises UsageError for an empty passphrase: whoever gives one does not want a bare key.
+        """
+        if passphrase == b"":
+            raise UsageError(Reason.USAGE, "an empty passphrase protects nothing; give a longer one, or none")
         protection: Any = (
-            serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+            serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
         )
         return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
 

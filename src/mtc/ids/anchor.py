@@ -6,7 +6,7 @@ ranges of revisions before; Merkle Tree Certificates, "Certification Authority I
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.ids.serial import check_log_number
@@ -15,8 +15,13 @@ from mtc.wire.der import encode_base128
 
 MAX_ID_BYTES = 255
 """Longest binary ID that any revision allows; -06 of the trust anchor IDs draft lowers it to 32."""
+MAX_PATTERN_BYTES = 255
+"""Longest binary ID pattern: its length takes one byte wherever one stands."""
 
-_TEXT = re.compile(r"(0|[1-9][0-9]{0,76})(\.(0|[1-9][0-9]{0,76})){0,254}")
+# A component of MAX_ID_BYTES bytes has at most 538 digits.
+_NUMBER = r"(0|[1-9][0-9]{0,537})"
+_TEXT = re.compile(rf"{_NUMBER}(\.{_NUMBER}){{0,254}}")
+_PATTERN_PART = re.compile(rf"{_NUMBER}|\{{{_NUMBER}-{_NUMBER}?\}}")
 _OID_PREFIX = "1.3.6.1.4.1."
 _INFINITY = 0x80
 
@@ -87,7 +92,7 @@ class TrustAnchorID:
         """The whole object identifier, dotted."""
         return f"{_OID_PREFIX}{self}"
 
-    @property
+    @cached_property
     def oid_name(self) -> str:
         """The name in signed notes and signed messages: `oid/1.3.6.1.4.1.32473.1`."""
         return f"oid/{self.oid}"
@@ -105,6 +110,7 @@ class TrustAnchorID:
         return (len(self.binary), self.binary) < (len(other.binary), other.binary)
 
 
+@lru_cache(maxsize=1024)
 def log_id(ca_id: TrustAnchorID, log_number: int) -> TrustAnchorID:
     """Return caID.0.N, the ID of issuance log N (1 to 65535)."""
     check_log_number(log_number)
@@ -143,7 +149,12 @@ class TrustAnchorPattern:
 
     @staticmethod
     def parse_binary(data: bytes) -> "TrustAnchorPattern":
-        """Read pairs of base-128 numbers; 0x80 in the place of an upper bound means none."""
+        """Read pairs of base-128 numbers; 0x80 in the place of an upper bound means none. At most 255 bytes."""
+        if len(data) > MAX_PATTERN_BYTES:
+            raise FormatError(
+                Reason.BAD_TRUST_ANCHOR_ID,
+                f"an ID pattern has at most {MAX_PATTERN_BYTES} bytes, this one {len(data)}",
+            )
         values: list[int | None] = []
         value, fresh = 0, True
         for byte in data:
@@ -151,7 +162,9 @@ class TrustAnchorPattern:
                 values.append(None)
                 continue
             if fresh and byte == _INFINITY:
-                raise FormatError(Reason.BAD_TRUST_ANCHOR_ID, f"ID pattern {data.hex()} has a number that is not minimal")
+                raise FormatError(
+                    Reason.BAD_TRUST_ANCHOR_ID, f"ID pattern {data.hex()} has a number that is not minimal"
+                )
             value = value << 7 | byte & 0x7F
             fresh = byte < 0x80
             if fresh:
@@ -167,7 +180,7 @@ class TrustAnchorPattern:
         """Read the text form."""
         components: list[tuple[int, int | None]] = []
         for part in text.split(".") if len(text) <= 2048 else [""]:
-            match = re.fullmatch(r"(0|[1-9][0-9]{0,76})|\{(0|[1-9][0-9]{0,76})-(0|[1-9][0-9]{0,76})?\}", part)
+            match = _PATTERN_PART.fullmatch(part)
             if match is None:
                 raise FormatError(
                     Reason.BAD_TRUST_ANCHOR_ID, f"{text[:80]!r} is not an ID pattern such as 32473.{{1-9}}.{{0-}}"

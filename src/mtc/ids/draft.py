@@ -1,7 +1,7 @@
 """What differs between draft revisions: the only file that knows. Followed: draft-ietf-plants-merkle-tree-certs-07.
 
-One CA speaks one revision with one set of object identifiers, never a mix. A revision is data, not a branch: rooms above
-read its fields.
+One CA speaks one revision with one set of object identifiers, never a mix. A revision is data, not a branch: rooms
+above read its fields.
 
 Spec: Merkle Tree Certificates, change log and "IANA Considerations" of -04 to -07.
 """
@@ -142,9 +142,7 @@ def revision_of(proof_oid: str, name_oid: str) -> tuple[DraftRevision, ...]:
     More than one where their certificates have the same bytes (-04 and -05); none for a mix or another algorithm.
     """
     return tuple(
-        revision
-        for revision in REVISIONS.values()
-        if revision.proof_oid == proof_oid and revision.name_oid == name_oid
+        revision for revision in REVISIONS.values() if revision.proof_oid == proof_oid and revision.name_oid == name_oid
     )
 
 
@@ -170,7 +168,7 @@ def parse_ca_name(name: bytes) -> tuple[TrustAnchorID, str]:
     reader = DERReader(name, "the CA's name")
     rdns = reader.enter(Tag.SEQUENCE)
     reader.finish()
-    if rdns.is_empty:
+    if rdns.peek_tag() is None:
         raise FormatError(Reason.BAD_NAME, "an empty name is no CA's name")
     rdn = rdns.enter(Tag.SET)
     attribute = rdn.enter(Tag.SEQUENCE)

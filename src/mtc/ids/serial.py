@@ -30,8 +30,11 @@ def check_log_number(log_number: int) -> None:
 def split_serial(serial: int) -> tuple[int, int]:
     """Return (log number, entry index). Raises FormatError for a serial number that no log can have."""
     if not 0 <= serial < SERIAL_LIMIT:
+        # The number itself stays out of the text: it may have any size, and Python prints none above 4,300 digits.
         raise FormatError(
-            Reason.SERIAL_OUT_OF_RANGE, f"serial number {serial} is negative or above 2^64 - 1", serial=serial
+            Reason.SERIAL_OUT_OF_RANGE,
+            f"a serial number of {serial.bit_length()} bits is negative or above 2^64 - 1",
+            bits=serial.bit_length(),
         )
     if serial < 1 << 48:
         raise FormatError(Reason.LOG_NUMBER_ZERO, f"serial number {serial} names log 0, which does not exist")

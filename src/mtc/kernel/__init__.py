@@ -1,7 +1,8 @@
 """The hot path behind one seam, with two interchangeable twins: Python on hashlib, and Rust.
 
-Buffers in and out, no state, no policy. The environment variable `MTC_KERNEL` (`python` or `native`) forces one when this
-package is imported; otherwise the native kernel is used where it was built. Both give the same values and the same errors.
+Buffers in and out, no state, no policy. The environment variable `MTC_KERNEL` (`python` or `native`) forces one when
+this package is imported; otherwise the native kernel is used where it was built. Both give the same values and the same
+errors.
 """
 
 import os

@@ -29,7 +29,10 @@ _TEXTS: dict[Reason, tuple[type[Error], str]] = {
     Reason.PROOF_TOO_LONG: (ProofError, "the inclusion proof has more hashes than the subtree has levels"),
     Reason.PROOF_TOO_SHORT: (ProofError, "the inclusion proof ends before the top of the subtree"),
     Reason.UNKNOWN_CA: (Rejected, "the certificate's issuer is no CA of the trust store"),
-    Reason.NOT_MTC: (Rejected, "the certificate's signature algorithm is not id-alg-mtcProof as its CA's draft writes it"),
+    Reason.NOT_MTC: (
+        Rejected,
+        "the certificate's signature algorithm is not id-alg-mtcProof as its CA's draft writes it",
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mtc import merkle
-from mtc.errors import FormatError, Reason, UsageError
+from mtc.errors import Reason, UsageError
 from mtc.kernel._protocol import IssuerFormat, Scanner, hash_size
 from mtc.kernel._python import PythonKernel
 
@@ -45,9 +45,7 @@ class NativeHasher:
     def fold(self, row: bytes) -> bytes:
         """Hash a row of 2k nodes into the row of k nodes above."""
         if len(row) % (2 * self.size):
-            raise UsageError(
-                Reason.USAGE, f"a row of {len(row)} bytes does not hold pairs of {self.size}-byte hashes"
-            )
+            raise UsageError(Reason.USAGE, f"a row of {len(row)} bytes does not hold pairs of {self.size}-byte hashes")
         return self._fold(row)
 
 

@@ -13,9 +13,7 @@ HASH_SIZES = {"sha256": 32, "sm3": 32}
 def hash_size(name: str) -> int:
     """Return the bytes per hash of a tree hash. Raises UsageError (UNKNOWN_ALGORITHM)."""
     if name not in HASH_SIZES:
-        raise UsageError(
-            Reason.UNKNOWN_ALGORITHM, f"{name!r} is no tree hash here; there are {', '.join(HASH_SIZES)}"
-        )
+        raise UsageError(Reason.UNKNOWN_ALGORITHM, f"{name!r} is no tree hash here; there are {', '.join(HASH_SIZES)}")
     return HASH_SIZES[name]
 
 
@@ -37,9 +35,9 @@ class IssuerFormat(NamedTuple):
 class Scan(NamedTuple):
     """What one pass over a certificate yields; the kernels return plain tuples in this order, which cost less.
 
-    Times are POSIX seconds. `root` is the subtree hash that the inclusion proof leads to: compare it with a hash that is
-    trusted. `extensions_*` bound the contents of the Extensions SEQUENCE (0, 0 when absent), `signatures_start` is the
-    first SubtreeSignature, which run to the end of the certificate.
+    Times are POSIX seconds. `root` is the subtree hash that the inclusion proof leads to: compare it with a hash that
+    is trusted. `extensions_*` bound the contents of the Extensions SEQUENCE (0, 0 when absent), `signatures_start` is
+    the first SubtreeSignature, which run to the end of the certificate.
     """
 
     owner: object
@@ -78,8 +76,8 @@ class Scanner(Protocol):
     def scan(self, der: bytes) -> "tuple[object, ...]":
         """Return the fields of `Scan`.
 
-        Raises FormatError (bytes), Rejected (UNKNOWN_CA, NOT_MTC), ProofError (index or length of the proof), checked in
-        this order: layout, issuer, algorithms, MTCProof, serial number, subtree, proof.
+        Raises FormatError (bytes), Rejected (UNKNOWN_CA, NOT_MTC), ProofError (index or length of the proof), checked
+        in this order: layout, issuer, algorithms, MTCProof, serial number, subtree, proof.
         Spec: Merkle Tree Certificates, "Verifying Certificate Signatures", steps 1-3 and 5-10.
         """
 

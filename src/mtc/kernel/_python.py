@@ -64,9 +64,7 @@ class PythonScanner:
 
     def __init__(self, issuers: Mapping[bytes, IssuerFormat]) -> None:
         """Prepare one hasher per hash in use."""
-        self._issuers = {
-            name: (form, PythonHasher(form.hash_name)) for name, form in issuers.items()
-        }
+        self._issuers = {name: (form, PythonHasher(form.hash_name)) for name, form in issuers.items()}
 
     def scan(self, der: bytes) -> tuple[object, ...]:
         """Return the fields of `Scan`."""
@@ -83,9 +81,7 @@ class PythonScanner:
         value = layout.value_start
         if value == layout.value_end or der[value]:
             raise fault(Reason.BAD_BIT_STRING, value)
-        proof = parse_proof_layout(
-            der, value + 1, layout.value_end, hasher.size, form.signatures_width, form.id_limit
-        )
+        proof = parse_proof_layout(der, value + 1, layout.value_end, hasher.size, form.signatures_width, form.id_limit)
         serial = int.from_bytes(der[layout.serial_start : layout.serial_end], "big", signed=True)
         if not 0 <= serial < 1 << 64:
             raise fault(Reason.SERIAL_OUT_OF_RANGE, layout.serial_start)
@@ -111,7 +107,12 @@ class PythonScanner:
             )
         )
         root = _evaluate(
-            hasher, index - proof.start, proof.end - proof.start - 1, entry_hash, der, proof.inclusion_start,
+            hasher,
+            index - proof.start,
+            proof.end - proof.start - 1,
+            entry_hash,
+            der,
+            proof.inclusion_start,
             proof.inclusion_end,
         )
         return (
@@ -152,7 +153,7 @@ def _evaluate(  # noqa: PLR0913 - a proof inside a larger buffer
     hasher: PythonHasher, fn: int, sn: int, value: bytes, data: bytes, at: int, end: int
 ) -> bytes:
     """Evaluate the proof data[at:end] for leaf `fn` of a tree whose last leaf is `sn`."""
-    size, new = hasher.size, hasher._new
+    size, new = hasher.size, hasher._new  # noqa: SLF001 - this file's own class; nobody else needs the bare hash
     begin = at
     while at < end:
         if sn == 0:

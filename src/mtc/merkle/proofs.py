@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from mtc.errors import FormatError, ProofError, Reason, UsageError
-from mtc.merkle.hashing import Hasher
+from mtc.merkle.hashing import Hasher, split_row
 from mtc.merkle.subtree import Subtree, bit_ceil
 
 MAX_PROOF_HASHES = 64
@@ -21,7 +21,7 @@ class Node(NamedTuple):
     """A complete subtree: entries [index << level, (index + 1) << level)."""
 
     level: int
-    index: int
+    index: int  # type: ignore[assignment]  # the draft's word; nobody searches a node with tuple.index
 
 
 class HashReader(Protocol):
@@ -46,8 +46,9 @@ class RowReader:
         return len(self._levels[0]) // self._hasher.size
 
     def extend(self, row: bytes) -> None:
-        """Append leaf hashes and complete what can be completed above them."""
+        """Append leaf hashes and complete what can be completed above them. Raises UsageError on a cut-off hash."""
         size = self._hasher.size
+        split_row(row[: len(row) % size], size)
         level = 0
         while True:
             self._levels[level] += row
@@ -202,7 +203,7 @@ def prove_consistency(hasher: Hasher, reader: HashReader, subtree: Subtree, tree
     return _read_hashes(hasher, reader, parts[::-1])
 
 
-def verify_consistency(  # noqa: PLR0913 - these are the procedure's inputs in the draft
+def verify_consistency(  # noqa: C901, PLR0912, PLR0913 - the procedure, its branches and inputs are the draft's
     hasher: Hasher,
     subtree: Subtree,
     tree_size: int,

@@ -21,7 +21,8 @@ from mtc.wire.der import (
     encode_tlv,
     encode_utf8_string,
 )
-from mtc.wire.pem import PEMBlock, encode_pem, parse_pem
+from mtc.wire.pem import PEMBlock, encode_pem, find_pem_block, parse_pem
+from mtc.wire.text import decode_base64, decode_decimal, encode_base64
 from mtc.wire.tls import Reader, Writer
 
 __all__ = [
@@ -30,7 +31,10 @@ __all__ = [
     "Reader",
     "Tag",
     "Writer",
+    "decode_base64",
+    "decode_decimal",
     "decode_oid",
+    "encode_base64",
     "encode_bit_string",
     "encode_explicit",
     "encode_integer",
@@ -42,5 +46,6 @@ __all__ = [
     "encode_time",
     "encode_tlv",
     "encode_utf8_string",
+    "find_pem_block",
     "parse_pem",
 ]

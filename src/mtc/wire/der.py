@@ -13,6 +13,8 @@ from mtc.errors import FormatError, Reason, UsageError
 
 MAX_LENGTH_BYTES = 4
 """Longest length field read; a DER value above 4 GiB is no certificate."""
+MAX_OID_BYTES = 512
+"""Longest object identifier read. Its decimal form costs quadratic time, and Python refuses it above 4,300 digits."""
 
 
 class Tag(IntEnum):
@@ -62,9 +64,7 @@ class DERReader:
 
     def _fail(self, reason: Reason, message: str, **facts: object) -> FormatError:
         """Make the error for a fault at the current offset."""
-        return FormatError(
-            reason, f"{self.what}: {message} at byte {self.offset}", **{"offset": self.offset, **facts}
-        )
+        return FormatError(reason, f"{self.what}: {message} at byte {self.offset}", **{"offset": self.offset, **facts})
 
     def read_header(self, tag: int | None = None) -> tuple[int, int, int]:
         """Read one identifier and length; return (tag, start of contents, end of contents) and step behind the TLV.
@@ -183,9 +183,8 @@ class DERReader:
         if tag == Tag.UTC_TIME:
             digits = (b"19" if digits >= b"50" else b"20") + digits
         try:
-            return datetime(
-                int(digits[:4]), *(int(digits[i : i + 2]) for i in (4, 6, 8, 10, 12)), tzinfo=UTC  # type: ignore[arg-type]  # five more integers
-            )
+            month, day, hour, minute, second = (int(digits[i : i + 2]) for i in (4, 6, 8, 10, 12))
+            return datetime(int(digits[:4]), month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             self.offset = at
             raise self._fail(Reason.BAD_TIME, "has a time that no calendar knows") from None
@@ -202,7 +201,9 @@ def _tag_name(tag: int | None) -> str:
 
 
 def decode_oid(contents: bytes) -> str:
-    """Return the dotted form of an OBJECT IDENTIFIER's content octets. Raises FormatError (BAD_OID)."""
+    """Return the dotted form of an OBJECT IDENTIFIER's content octets. Raises FormatError (BAD_OID, TOO_LARGE)."""
+    if len(contents) > MAX_OID_BYTES:
+        raise FormatError(Reason.TOO_LARGE, f"has an object identifier of more than {MAX_OID_BYTES} bytes")
     if not contents or contents[-1] & 0x80:
         raise FormatError(Reason.BAD_OID, "has an object identifier that is empty or truncated")
     components = []
@@ -221,7 +222,12 @@ def decode_oid(contents: bytes) -> str:
 
 
 def encode_base128(value: int) -> bytes:
-    """Return one object identifier component: base 128, most significant first, minimal."""
+    """Return one object identifier component: base 128, most significant first, minimal.
+
+    Raises UsageError below 0.
+    """
+    if value < 0:
+        raise UsageError(Reason.USAGE, f"{value} cannot be a component of an object identifier", got=value)
     out = [value & 0x7F]
     while value := value >> 7:
         out.append(value & 0x7F | 0x80)

@@ -1,13 +1,13 @@
 """Strict PEM: labelled base64 blocks of 64 characters a line.
 
-Spec: RFC 7468, "Textual Encodings of PKIX, PKCS, and CMS Structures", strict generation; reading allows explanatory text
-outside blocks, other line lengths and CRLF, as deployed files have them.
+Spec: RFC 7468, "Textual Encodings of PKIX, PKCS, and CMS Structures", strict generation; reading allows explanatory
+text outside blocks, other line lengths and CRLF, as deployed files have them.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mtc.errors import FormatError, Reason, UsageError
@@ -34,9 +34,29 @@ def parse_pem(text: bytes, *, strict: bool = False) -> list[PEMBlock]:
     strict: nothing may stand outside the blocks (RFC 7468 strict files, certificate chains with properties).
     Raises FormatError (BAD_PEM, BAD_BASE64) with the line number.
     """
+    blocks = []
+    for block in _read_blocks(text, strict=strict):
+        blocks.append(block)
+        if len(blocks) > MAX_PEM_BLOCKS:
+            raise FormatError(Reason.TOO_LARGE, f"the PEM text has more than {MAX_PEM_BLOCKS} blocks")
+    return blocks
+
+
+def find_pem_block(text: bytes, label: str) -> bytes:
+    """Return the data of the first block with that label; what stands behind it is not looked at.
+
+    Raises FormatError (BAD_PEM) when there is none.
+    """
+    for block in _read_blocks(text, strict=False):
+        if block.label == label:
+            return block.data
+    raise FormatError(Reason.BAD_PEM, f"the PEM text has no {label} block")
+
+
+def _read_blocks(text: bytes, *, strict: bool) -> Iterator[PEMBlock]:
+    """Yield the blocks of a PEM text as they end."""
     if len(text) > MAX_PEM_BYTES:
         raise FormatError(Reason.TOO_LARGE, f"a PEM text of {len(text)} bytes is larger than {MAX_PEM_BYTES}")
-    blocks: list[PEMBlock] = []
     label: bytes | None = None
     started = 0
     lines: list[bytes] = []
@@ -51,9 +71,7 @@ def parse_pem(text: bytes, *, strict: bool = False) -> list[PEMBlock]:
                     Reason.BAD_PEM, f"line {number} of the PEM text is neither a BEGIN line nor in a block", line=number
                 )
         elif line == b"-----END " + label + b"-----":
-            blocks.append(PEMBlock(label.decode(), _decode(lines, started)))
-            if len(blocks) > MAX_PEM_BLOCKS:
-                raise FormatError(Reason.TOO_LARGE, f"the PEM text has more than {MAX_PEM_BLOCKS} blocks")
+            yield PEMBlock(label.decode(), _decode(lines, started))
             label = None
         elif line.startswith(b"-----"):
             raise FormatError(
@@ -63,7 +81,6 @@ def parse_pem(text: bytes, *, strict: bool = False) -> list[PEMBlock]:
             lines.append(line)
     if label is not None:
         raise FormatError(Reason.BAD_PEM, f"the PEM block that line {started} began has no END line", line=started)
-    return blocks
 
 
 def _decode(lines: list[bytes], started: int) -> bytes:

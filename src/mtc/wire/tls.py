@@ -3,6 +3,8 @@
 Spec: RFC 8446, "Presentation Language".
 """
 
+import builtins
+
 from mtc.errors import FormatError, Reason, UsageError
 
 
@@ -97,14 +99,12 @@ class Writer:
         self._parts.append(value.to_bytes(width, "big"))
         return self
 
-    def vector(self, value: bytes, width: int) -> "Writer":
+    def vector(self, value: builtins.bytes, width: int) -> "Writer":
         """Append a vector with a length of `width` bytes. Raises UsageError when it is too long for that."""
         if len(value) >= 1 << 8 * width:
-            raise UsageError(
-                Reason.TOO_LARGE, f"{len(value)} bytes do not fit a vector with a length of {width} bytes"
-            )
+            raise UsageError(Reason.TOO_LARGE, f"{len(value)} bytes do not fit a vector with a length of {width} bytes")
         return self.uint(len(value), width).bytes(value)
 
-    def encode(self) -> bytes:
+    def encode(self) -> builtins.bytes:
         """Return everything appended, in order."""
         return b"".join(self._parts)

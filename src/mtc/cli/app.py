@@ -1,0 +1,154 @@
+"""The commands and their arguments."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mtc import __version__
+from mtc.cli.output import ExitCode, console, error_console, fail
+from mtc.errors import Error, Reason, UsageError
+from mtc.ids import DEFAULT_REVISION
+from mtc.kernel import active_kernel
+
+app = typer.Typer(
+    name="mtc",
+    help="Merkle Tree Certificates: logs, certification authorities, cosigners, relying parties and monitors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+trust_app = typer.Typer(help="Make and describe trust stores.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure, in ratios within one run.", no_args_is_help=True)
+app.add_typer(trust_app, name="trust")
+app.add_typer(bench_app, name="bench")
+
+JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - the option's callback takes its value so
+    """Print version, draft and kernel, and stop."""
+    if value:
+        console().print(f"mtc {__version__} · draft {DEFAULT_REVISION} · kernel {active_kernel().name}", style="none")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print version, default draft and active kernel."
+        ),
+    ] = False,
+) -> None:
+    """Merkle Tree Certificates: logs, certification authorities, cosigners, relying parties and monitors."""
+
+
+@app.command()
+def verify(
+    certificates: Annotated[
+        list[str], typer.Argument(metavar="CERT...", help="Certificate files, PEM or DER; - is standard input.")
+    ],
+    *,
+    trust: Annotated[str, typer.Option(metavar="TRUST.json", help="The trust store (see mtc trust schema).")],
+    name: Annotated[str | None, typer.Option(metavar="HOST", help="Host name or IP address to match.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Time of verification; now without it.")] = None,
+    json: JSONOption = False,
+) -> None:
+    """Verify Merkle Tree certificates against a trust store.
+
+    Exit code 0 when all are valid, 1 when one is not, 2 when a file cannot be opened or the arguments are wrong.
+    """
+    from mtc.cli.verify import verify_files  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(verify_files(certificates, trust=trust, name=name, at=at, as_json=json))
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Any artefact of the field; - is standard input.")],
+    *,
+    json: JSONOption = False,
+) -> None:
+    """Show what a file holds, field by field: certificates, logs, notes, tiles, policies, trust stores.
+
+    The kind of file is recognised by itself. Exit code 0 when it was, 2 when it was not or cannot be read.
+    """
+    from mtc.cli.inspection import inspect_file  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(inspect_file(file, as_json=json))
+
+
+@trust_app.command("schema")
+def trust_schema() -> None:
+    """Print the JSON Schema of the trust store document."""
+    from mtc.cli.trust import print_schema  # noqa: PLC0415 - a command loads only what it needs
+
+    print_schema()
+
+
+@trust_app.command("from-ca")
+def trust_from_ca(
+    certificate: Annotated[str, typer.Argument(metavar="CA.pem", help="A CA certificate, PEM or DER.")],
+) -> None:
+    """Make a trust store from a CA certificate: its cosignature alone suffices."""
+    from mtc.cli.trust import print_store_from_ca  # noqa: PLC0415 - a command loads only what it needs
+
+    print_store_from_ca(certificate)
+
+
+@bench_app.command("core")
+def bench_core(
+    *,
+    json: JSONOption = False,
+    seconds: Annotated[float, typer.Option(min=0.05, max=60.0, help="Time to spend on each measurement, about.")] = 1.0,
+) -> None:
+    """Measure verification, hashing and proofs against P-256 in one run."""
+    from mtc.cli.bench_core import run_bench  # noqa: PLC0415 - a command loads only what it needs
+
+    run_bench(as_json=json, seconds=seconds)
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where the certificates and the trust store are written.")
+    ] = "demo-out",
+    entries: Annotated[int, typer.Option(min=8, max=100_000, help="Entries in the log.")] = 1000,
+) -> None:
+    """Grow a log in memory, issue both forms of certificate, verify them, and break one."""
+    from mtc.cli.demo import run_demo  # noqa: PLC0415 - a command loads only what it needs
+
+    run_demo(out, entries)
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    try:
+        app()
+    except Error as error:
+        if os.environ.get("MTC_DEBUG"):
+            raise
+        fail(error)
+    except KeyboardInterrupt:
+        error_console().print("mtc: interrupted", style="yellow")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader left, for example `mtc … | head`; nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(ExitCode.NO) from None
+    except Exception as error:
+        if os.environ.get("MTC_DEBUG"):
+            raise
+        fail(
+            UsageError(
+                Reason.USAGE,
+                f"this is a defect in mtc, please report it: {type(error).__name__}: {error}; "
+                "MTC_DEBUG=1 shows where it happened",
+            )
+        )
