@@ -6,11 +6,13 @@ Invariants, for every input:
 
 - `scan` of the Python and of the native kernel give the same tuple, or the same type of error with the same reason and
   offset; `scan_extensions` likewise.
-- What `scan` accepts, `Certificate.parse` accepts, with the same serial number, subtree, times and entry hash; so what the
-  strict parser refuses no fast path accepts. And what `scan` calls malformed, `Certificate.parse` refuses (one in 16).
+- `scan_many` gives what `scan` gives (the first inputs of each chunk).
+- What `scan` accepts, `Certificate.parse` accepts, with the same serial number, subtree, times and entry hash; so what
+  the strict parser refuses no fast path accepts. And what `scan` calls malformed, `Certificate.parse` refuses (one in
+  16 is asked).
 
-Inputs come from seeds.py and mutate.py and are the same in every run with the same --seed, however many the jobs. The exit
-code is 1 when an invariant broke; the inputs are then in fuzz/findings/.
+Inputs come from seeds.py and mutate.py and are the same in every run with the same --seed, however many the jobs. The
+exit code is 1 when an invariant broke; the inputs are then in fuzz/findings/.
 """
 
 import argparse
@@ -34,14 +36,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fuzz.mutate import Anatomy, Mutator
 from fuzz.seeds import EXTENSION_SETS, all_certificates, issuer_formats, large_certificates
+
 from mtc.cert import Certificate, encode_extensions, entry_hash
 from mtc.errors import Error, FormatError
 from mtc.ids import REVISIONS
-from mtc.kernel import IssuerFormat, Kernel, is_native_built, native_kernel, python_kernel
+from mtc.kernel import MAX_CERTIFICATE_BYTES, IssuerFormat, Kernel, is_native_built, native_kernel, python_kernel
 
 FINDINGS = Path(__file__).parent / "findings"
 CHUNK = 25_000
 """Executions per chunk: what one task of a job is, and what one seed of chance is for."""
+_BATCH = 64
+"""Inputs per chunk that `scan_many` gets."""
 _MAX_FINDINGS = 20
 _PARSE_REFUSED_EVERY = 16
 _EXTENSIONS_SHARE = 0.15
@@ -90,7 +95,8 @@ class Differential:
     def __init__(self, formats: dict[bytes, IssuerFormat], kernels: tuple[Kernel, Kernel]) -> None:
         """Make the scanners."""
         first, second = kernels
-        self.scan, self.other_scan = first.scanner(formats).scan, second.scanner(formats).scan
+        self.scanners = first.scanner(formats), second.scanner(formats)
+        self.scan, self.other_scan = (scanner.scan for scanner in self.scanners)
         self.scan_extensions, self.other_scan_extensions = first.scan_extensions, second.scan_extensions
         self._hashers = {name: python_kernel().hasher(name) for name in ("sha256", "sm3")}
         self._formats = formats
@@ -132,6 +138,17 @@ class Differential:
         other = self._ask(self.other_scan_extensions, der, start, end)
         if found != other:
             self._report(f"scan_extensions [{start}, {end})", der, found, other)
+
+    def check_batch(self, ders: list[bytes]) -> None:
+        """Check that `scan_many` of both kernels gives what `scan` gives."""
+        single = [self._ask(self.scan, der) for der in ders]
+        for scanner in self.scanners:
+            for der, expected, found in zip(ders, single, scanner.scan_many(ders), strict=True):
+                result: object = found
+                if isinstance(found, Error):
+                    result = type(found), found.reason, found.facts["offset"]
+                if result != expected:
+                    self._report("scan_many differs from scan", der, expected, result)
 
     def _ask(self, question: Callable[..., tuple[object, ...]], *arguments: object) -> object:
         """Return the answer of the second kernel: a tuple, an error as a tuple, or what should never come."""
@@ -200,7 +217,9 @@ def run_chunk(seed: int, chunk: int, executions: int, kernels: tuple[Kernel, Ker
     if chunk == 0:
         for anatomy in (*certificates, *large):
             differential.check(anatomy.data)
+        differential.check(bytes(MAX_CERTIFICATE_BYTES + 1))
     random = rng.random
+    batch: list[bytes] = []
     for _ in range(executions):
         if random() < _EXTENSIONS_SHARE:
             data = extensions.mutate()
@@ -208,7 +227,11 @@ def run_chunk(seed: int, chunk: int, executions: int, kernels: tuple[Kernel, Ker
             start, end = (whole[0].body, whole[0].end) if whole else (0, len(data))
             differential.check_extensions(data, start, end)
         else:
-            differential.check(scans.mutate())
+            data = scans.mutate()
+            differential.check(data)
+            if len(batch) < _BATCH:
+                batch.append(data)
+    differential.check_batch(batch)
     differential.outcome.executions = executions
     return differential.outcome
 

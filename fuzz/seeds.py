@@ -133,9 +133,7 @@ def leaf_keys() -> dict[str, bytes]:
 
 def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return the public half, SPKI DER."""
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def proof_length(index: int, subtree: Subtree) -> int:
@@ -173,16 +171,12 @@ def build(recipe: Recipe) -> SeedCertificate:
     siblings = [
         sha256(b"%d %d" % (recipe.index, depth)).digest() for depth in range(proof_length(recipe.index, subtree))
     ]
-    root = evaluate_inclusion(
-        hasher, subtree, recipe.index, entry_hash(hasher, log_entry, recipe.revision), siblings
-    )
+    root = evaluate_inclusion(hasher, subtree, recipe.index, entry_hash(hasher, log_entry, recipe.revision), siblings)
     signatures = () if recipe.sign is None else tuple(recipe.sign(root, recipe.log_number, subtree))
     proof = MTCProof(subtree, tuple(siblings), (), recipe.entry_extensions).with_signatures(*signatures)
     serial = serial_number(recipe.log_number, recipe.index)
     der = Certificate.build(entry, spki, serial, proof, recipe.revision)
-    return SeedCertificate(
-        der, recipe.revision, recipe.hash_name, recipe.ca_id, recipe.log_number, subtree, root
-    )
+    return SeedCertificate(der, recipe.revision, recipe.hash_name, recipe.ca_id, recipe.log_number, subtree, root)
 
 
 def fake_signatures(*entries: tuple[str, int]) -> Sign:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import dh, dsa, ec, ed448, mldsa, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, mldsa, rsa, x25519
 
 from mtc.crypto import (
     HASH_ALGORITHMS,
@@ -63,11 +63,13 @@ def fault_of(call: Callable[[], object]) -> tuple[type[Error], Reason]:
     return type(caught.value), caught.value.reason
 
 
-def finish[T](coroutine: Coroutine[Any, Any, T]) -> T:
+def finish(coroutine: Coroutine[Any, Any, bytes]) -> bytes:
     """Run a coroutine that waits for nothing."""
     with pytest.raises(StopIteration) as stopped:
         coroutine.send(None)
-    return stopped.value.value  # type: ignore[no-any-return]  # StopIteration is not generic
+    value = stopped.value.value
+    assert isinstance(value, bytes)
+    return value
 
 
 def pkcs8(key: Any, passphrase: bytes | None = None, form: str = "DER") -> bytes:  # noqa: ANN401 - library types
@@ -259,22 +261,100 @@ def test_what_is_no_private_key(data: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def foreign_keys() -> list[Any]:
-    """Return keys of no algorithm here: RSA, other curves, Ed448, key agreement."""
+    """Return keys of no algorithm here: RSA, other curves, another Edwards curve, key agreement."""
     return [
         rsa.generate_private_key(65537, 2048),
         ec.generate_private_key(ec.SECP521R1()),
         ec.generate_private_key(ec.SECP256K1()),
         ed448.Ed448PrivateKey.generate(),
         x25519.X25519PrivateKey.generate(),
-        dh.DHParameterNumbers(p=2**2048 - 1942289, g=2).parameters().generate_private_key() if False else None,
     ]
 
 
 def test_other_keys_are_refused(foreign_keys: list[Any]) -> None:
     """Keys of no algorithm here are read and refused by name, private and public."""
-    for key in filter(None, foreign_keys):
+    for key in foreign_keys:
         assert fault_of(lambda: parse_private_key(pkcs8(key))) == (FormatError, Reason.UNKNOWN_ALGORITHM)  # noqa: B023
         for name in NAMES:
             algorithm = parse_signature_algorithm(name)
             fault = fault_of(lambda: parse_public_key(spki(key), algorithm))  # noqa: B023 - called at once
             assert fault == (FormatError, Reason.ALGORITHM_MISMATCH)
+
+
+@pytest.mark.filterwarnings("error")
+def test_bad_public_keys_are_refused(signer: LocalSigner) -> None:
+    """A public key that is cut off, followed by bytes, empty or a private key cannot be read."""
+    key = signer.public_key
+    bad = [key[:size] for size in (0, 1, 10, len(key) - 1)]
+    bad += [key + b"\x00", pkcs8(signer._key), b"\x30\x00", key.replace(b"\x03", b"\x04", 1)]
+    for data in bad:
+        fault = fault_of(lambda: parse_public_key(data, signer.algorithm))  # noqa: B023 - called at once
+        assert fault == (FormatError, Reason.BAD_KEY)
+
+
+def test_public_keys_are_canonical() -> None:
+    """A compressed elliptic-curve point is the same key in other bytes, and refused: a key has one encoding."""
+    algorithm = parse_signature_algorithm("ecdsa-p256-sha256")
+    key = ec.generate_private_key(ec.SECP256R1())
+    point = key.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    curve = encode_sequence(encode_oid("1.2.840.10045.2.1"), encode_oid("1.2.840.10045.3.1.7"))
+    assert parse_public_key(spki(key), algorithm).algorithm is algorithm
+    compressed = encode_sequence(curve, encode_bit_string(point))
+    assert fault_of(lambda: parse_public_key(compressed, algorithm)) == (FormatError, Reason.BAD_KEY)
+
+
+def test_public_keys_in_pem(signer: LocalSigner) -> None:
+    """A public key file holds exactly one PUBLIC KEY block."""
+    block = PEMBlock("PUBLIC KEY", signer.public_key)
+    assert parse_public_key_pem(encode_pem([block]), signer.algorithm).public_key == signer.public_key
+    for blocks in ([], [block, block], [PEMBlock("CERTIFICATE", signer.public_key)]):
+        fault = fault_of(lambda: parse_public_key_pem(encode_pem(blocks), signer.algorithm))  # noqa: B023 - at once
+        assert fault == (FormatError, Reason.BAD_PEM)
+
+
+# The registry.
+
+
+def test_unknown_algorithms_are_named() -> None:
+    """An unknown name is refused with the names there are, an unknown identifier with its OID."""
+    with pytest.raises(UsageError, match=", ".join(NAMES)) as caught:
+        parse_signature_algorithm("rsa")
+    assert caught.value.reason is Reason.UNKNOWN_ALGORITHM
+    with pytest.raises(UsageError, match="sha256, sm3") as caught:
+        parse_hash_algorithm("md5")
+    assert caught.value.reason is Reason.UNKNOWN_ALGORITHM
+    with pytest.raises(FormatError, match=r"1\.2\.3 is not known") as unknown:
+        signature_algorithm_of(encode_sequence(encode_oid("1.2.3")))
+    assert (unknown.value.reason, unknown.value.facts) == (Reason.UNKNOWN_ALGORITHM, {"oid": "1.2.3"})
+    with pytest.raises(FormatError, match="with parameters") as unknown:
+        signature_algorithm_of(encode_sequence(encode_oid("1.2.840.10045.4.3.2"), b"\x05\x00"))
+    assert unknown.value.reason is Reason.UNKNOWN_ALGORITHM
+    assert fault_of(lambda: signature_algorithm_of(b"")) == (FormatError, Reason.TRUNCATED)
+    assert fault_of(lambda: signature_algorithm_of(encode_tlv(0x31, b""))) == (FormatError, Reason.BAD_TAG)
+
+
+def test_registry_is_open_but_not_ambiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An algorithm may be added once, under a name and an OID that no other has."""
+    known = dict(algorithms_module._ALGORITHMS)
+    monkeypatch.setattr(algorithms_module, "_ALGORITHMS", known)
+    ed25519 = parse_signature_algorithm("ed25519")
+    added = dataclasses.replace(ed25519, name="ed25519-again", oid="1.2.3.4")
+    register_algorithm(added)
+    register_algorithm(added)
+    assert parse_signature_algorithm("ed25519-again") is added
+    assert signature_algorithm_of(added.identifier) is added
+    for other in (dataclasses.replace(added, name="new"), dataclasses.replace(added, oid="1.2.3.5")):
+        assert fault_of(lambda: register_algorithm(other)) == (UsageError, Reason.USAGE)  # noqa: B023 - called at once
+    assert algorithm_names() == (*NAMES, "ed25519-again")
+
+
+def test_hashes_have_names(kernel: Kernel) -> None:
+    """The tree hashes of protocols are those that the kernels compute, with the OIDs of their standards."""
+    assert set(HASH_ALGORITHMS) == set(HASH_SIZES)
+    identifiers = {"sha256": "300b0609608648016503040201", "sm3": "300a06082a811ccf55018311"}
+    for name, algorithm in HASH_ALGORITHMS.items():
+        assert parse_hash_algorithm(name) is algorithm
+        assert algorithm.identifier.hex() == identifiers[name]
+        assert algorithm.size == HASH_SIZES[name]
+        if kernel.name == "native" or name in hashlib.algorithms_available:
+            assert len(kernel.hasher(name).empty) == algorithm.size

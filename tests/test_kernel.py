@@ -1,11 +1,13 @@
 """Both kernels: hash rows and proofs alike, and which of them is used."""
 
 import hashlib
+import importlib.util
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from tests.certificates import (
 from tests.outcomes import alike
 from tests.strategies import HASH_SIZE, hash_names, hashes, rows, subtrees_in_trees
 
+import mtc.kernel
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.kernel import (
     HASH_SIZES,
@@ -152,7 +155,7 @@ def test_random_proofs_evaluate_alike(  # noqa: PLR0913 - fixture and input
 
 @pytest.mark.parametrize("name", ["", "sha-256", "SHA256", "sha512", "md5"])
 def test_unknown_hashes_are_refused(kernel: Kernel, name: str) -> None:
-    """A hash that is no tree hash here is our caller's mistake in every function; the text names those there are."""
+    """A hash that is no tree hash here is our caller's mistake in every function; the text names those we have."""
     calls: list[Callable[[], object]] = [
         lambda: hash_size(name),
         lambda: kernel.hasher(name),
@@ -234,3 +237,30 @@ def test_kernels_have_names() -> None:
 def test_kernel_is_parametrised(kernel: Kernel) -> None:
     """The fixture of these tests hands out the very kernels that programs use."""
     assert kernel is (python_kernel() if kernel.name == "python" else native_kernel())
+
+
+@pytest.mark.parametrize(("forced", "names"), [("python", {"python"}), ("native", {"native"}), ("", {BEST})])
+def test_choice_is_made_at_import(monkeypatch: pytest.MonkeyPatch, forced: str, names: set[str]) -> None:
+    """The environment is read when the package is imported, here once more under another name."""
+    monkeypatch.setenv("MTC_KERNEL", forced)
+    again = import_again()
+    if forced == "native" and not is_native_built():
+        with pytest.raises(UsageError) as caught:
+            again.active_kernel()
+        assert caught.value.reason is Reason.UNSUPPORTED
+    else:
+        assert again.active_kernel().name in names
+    monkeypatch.setenv("MTC_KERNEL", "rust")
+    with pytest.raises(UsageError) as caught:
+        import_again().active_kernel()
+    assert caught.value.reason is Reason.USAGE
+
+
+def import_again() -> ModuleType:
+    """Run the package's own file once more, without touching the one that is loaded."""
+    spec = importlib.util.spec_from_file_location("kernel_again", mtc.kernel.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

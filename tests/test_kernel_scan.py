@@ -242,24 +242,22 @@ def test_times_are_posix_seconds(kernel: Kernel, text: str, expected: tuple[int,
     assert found.not_before == found.not_after == timegm(expected)
 
 
-def test_every_day_is_posix_seconds(twins: Twins) -> None:
-    """The kernels agree with the calendar on each first and last day of a month from year 1 on, in steps of 7 years."""
-    days = [(year, month, day) for year in range(1, 10_000, 7) for month in range(1, 13) for day in (1, 28, 29, 30, 31)]
-    ders = [
-        Parts(not_after=encode_tlv(0x18, b"%04d%02d%02d123456Z" % day)).encode()
-        for day in random.Random(1).sample(days, 4000)
+def test_days_of_all_centuries_are_posix_seconds(kernel: Kernel) -> None:
+    """First and last days of months, and days that no month has, are what the calendar says, from year 1 to 9999."""
+    all_days = [
+        (year, month, day) for year in range(1, 10_000) for month in range(1, 13) for day in (1, 28, 29, 30, 31)
     ]
-    python, native = (kernel.scanner(MADE).scan_many(ders) for kernel in twins)
-    for day, left, right in zip(random.Random(1).sample(days, 4000), python, native, strict=True):
-        assert outcome(left) == outcome(right)
+    days = random.Random(1).sample(all_days, 4000)
+    ders = [Parts(not_after=encode_tlv(0x18, b"%04d%02d%02d123456Z" % day)).encode() for day in days]
+    for day, found in zip(days, kernel.scanner(MADE).scan_many(ders), strict=True):
         try:
             moment = datetime(*day, 12, 34, 56, tzinfo=UTC)
         except ValueError:
-            assert isinstance(left, FormatError)
-            assert left.reason is Reason.BAD_TIME
+            assert isinstance(found, FormatError)
+            assert found.reason is Reason.BAD_TIME
         else:
-            assert isinstance(left, tuple)
-            assert left[3] == (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+            assert isinstance(found, tuple)
+            assert found[3] == (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
 
 
 @pytest.mark.parametrize(
@@ -450,13 +448,14 @@ LEAF_HASHES = b"".join(bytes((number,)) * HASH_SIZE for number in range(1, 10))
         (Parts(proof=encode_proof(0, 2**48 - 1, LEAF_HASHES)), ProofError, Reason.PROOF_TOO_SHORT),
     ],
 )
-def test_each_fault_has_its_reason(twins: Twins, parts: Parts, family: type[Error], reason: Reason) -> None:
+def test_each_fault_has_its_reason(kernel: Kernel, parts: Parts, family: type[Error], reason: Reason) -> None:
     """A certificate with one fault is refused for that fault, at the same place by both kernels."""
     der = parts.encode()
-    python, native = (reason_of(kernel, der) for kernel in twins)
-    assert python == native
-    assert python[:2] == (family, reason)
-    assert python[2] == 0 or 0 < int(str(python[2])) <= len(der)
+    found = reason_of(kernel, der)
+    assert found == reason_of(python_kernel(), der)
+    assert found[:2] == (family, reason)
+    assert isinstance(found[2], int)
+    assert 0 < found[2] <= len(der)
 
 
 def test_faults_are_located(kernel: Kernel) -> None:
@@ -504,21 +503,19 @@ def test_first_fault_wins(kernel: Kernel) -> None:
         assert reason_of(kernel, parts.encode())[1] is reason
 
 
-def test_largest_certificates(twins: Twins) -> None:
+def test_largest_certificates(kernel: Kernel) -> None:
     """A certificate of the largest size is read whole, and one byte more is not."""
     frame = len(Parts(subject=encode_tlv(0x30, bytes(1 << 23))).encode()) - (1 << 23)
     rest = MAX_CERTIFICATE_BYTES - frame
     largest = Parts(subject=encode_tlv(0x30, bytes(rest))).encode()
     assert len(largest) == MAX_CERTIFICATE_BYTES
-    assert python_kernel().scanner(MADE).scan(largest) == twins[1].scanner(MADE).scan(largest)
+    assert scan(kernel, largest).end == 6
     beyond = Parts(subject=encode_tlv(0x30, bytes(rest + 1))).encode()
-    for kernel in twins:
-        assert scan(kernel, largest).end == 6
-        assert reason_of(kernel, beyond) == (FormatError, Reason.TOO_LARGE, 0)
+    assert reason_of(kernel, beyond) == (FormatError, Reason.TOO_LARGE, 0)
 
 
 def test_proof_of_another_revision_does_not_fit(kernel: Kernel) -> None:
-    """A signatures vector with a length of 2 bytes, as before -06, is malformed where 3 are expected, and conversely."""
+    """A signatures vector with a length of 2 bytes, as before -06, is malformed where 3 are expected, and 3 where 2."""
     older = {CA_NAME: issuer_format()._replace(signatures_width=2)}
     der = Parts().encode()
     with pytest.raises(FormatError) as caught:

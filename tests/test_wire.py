@@ -16,7 +16,10 @@ from mtc.wire import (
     Reader,
     Tag,
     Writer,
+    decode_base64,
+    decode_decimal,
     decode_oid,
+    encode_base64,
     encode_bit_string,
     encode_explicit,
     encode_integer,
@@ -458,6 +461,48 @@ def test_tls_writer_refuses_what_does_not_fit() -> None:
         assert usage_of(lambda: Writer().uint(value, 1)) is Reason.USAGE  # noqa: B023 - called at once
     assert len(Writer().vector(bytes(255), 1).encode()) == 256
     assert usage_of(lambda: Writer().vector(bytes(256), 1)) is Reason.TOO_LARGE
+
+
+# Numbers and bytes in lines of text.
+
+
+@given(st.binary(max_size=100))
+def test_base64_returns(data: bytes) -> None:
+    """Bytes are read as they were written, on one line, and any cut-off text is another value or refused."""
+    text = encode_base64(data)
+    assert "\n" not in text
+    assert decode_base64(text, "the test") == data
+    for size in range(len(text)):
+        if size % 4:
+            assert fault_of(lambda: decode_base64(text[:size], "the test"))[0] is Reason.BAD_BASE64  # noqa: B023
+        else:
+            assert data.startswith(decode_base64(text[:size], "the test"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A", "AA", "AAA", "A===", "AA=", "AA==\n", " AA==", "AA ==", "AB==", "AAB=", "AA-_", "=AAA", "\xc4AAA"],
+)
+def test_bad_base64(text: str) -> None:
+    """Text that is cut off, spaced, in another alphabet or not canonical is refused."""
+    assert fault_of(lambda: decode_base64(text, "the test"))[0] is Reason.BAD_BASE64
+
+
+@given(st.integers(0, 2**70), st.integers(0, 2**70))
+def test_decimals_return(value: int, most: int) -> None:
+    """A number is read as it was written when it is at most the limit, and refused above."""
+    if value <= most:
+        assert decode_decimal(str(value), most, "the test") == value
+    else:
+        assert fault_of(lambda: decode_decimal(str(value), most, "the test"))[0] is Reason.BAD_NUMBER
+
+
+@pytest.mark.parametrize(
+    "text", ["", "00", "01", "+1", "-1", " 1", "1 ", "1\n", "1_0", "0x1", "1.", "\u0661", "9" * 9999]
+)
+def test_bad_decimals(text: str) -> None:
+    """Leading zeros, signs, spaces, other digits and endless numbers are refused."""
+    assert fault_of(lambda: decode_decimal(text, 2**64, "the test"))[0] is Reason.BAD_NUMBER
 
 
 # PEM.

@@ -1,5 +1,6 @@
 """The commands and their arguments."""
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -129,8 +130,15 @@ def demo(
 
 def main() -> None:
     """Run the command line; the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name may hold what the locale cannot show; it is escaped, as it is in error messages.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Here, and not while the interpreter shuts down, where a reader that has left would cost a traceback.
+            sys.stdout.flush()
     except Error as error:
         if os.environ.get("MTC_DEBUG"):
             raise

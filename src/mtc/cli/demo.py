@@ -157,7 +157,9 @@ def _grow(out: Console, entries: int, now: datetime) -> DemoLog:
         "Each batch is appended, covered\nwith two subtrees, and those are signed: not each certificate.\n"
     )
     rows = table("batch", "entries", "tree size", "covering subtrees", "signatures", "ms", numeric=(1, 2, 4, 5))
-    bounds = [entries * (number * number + number + 1) // (BATCHES * (BATCHES + 1) + 1) for number in range(BATCHES + 1)]
+    bounds = [
+        entries * (number * number + number + 1) // (BATCHES * (BATCHES + 1) + 1) for number in range(BATCHES + 1)
+    ]
     bounds[0], bounds[-1] = 0, entries
     with out.status("issuing") if out.is_terminal else _Silence():
         for number in range(BATCHES):
@@ -229,9 +231,7 @@ def _make_store(log: DemoLog, landmarks: Sequence[Landmarked]) -> TrustStore:
         Cosigner(name, parse_public_key(signer.public_key, signer.algorithm)) for name, signer in log.signers.items()
     )
     trusted = tuple(
-        TrustedSubtree(
-            LOG_NUMBER, item, subtree_hash(log.hasher, log.reader, item), landmark.number, landmark.expiry
-        )
+        TrustedSubtree(LOG_NUMBER, item, subtree_hash(log.hasher, log.reader, item), landmark.number, landmark.expiry)
         for landmark in landmarks
         for item in landmark.subtrees
         if not item.is_empty
@@ -297,9 +297,7 @@ def run_demo(folder_name: str, entries: int) -> None:
     out.print(draw_path(trace_path(log.hasher, part, index, leaf, proof)))
 
     store = _make_store(log, landmarks)
-    signed_only = TrustStore(
-        [TrustedCA(ca.ca_id, ca.revision, ca.hash, ca.cosigners, ca.policy) for ca in store.cas]
-    )
+    signed_only = TrustStore([TrustedCA(ca.ca_id, ca.revision, ca.hash, ca.cosigners, ca.policy) for ca in store.cas])
     out.print()
     out.print(Rule("3  A relying party verifies", align="left", style="dim"))
     accepted = [
@@ -312,15 +310,16 @@ def run_demo(folder_name: str, entries: int) -> None:
     out.print(Rule("5  Try it", align="left", style="dim"))
     shown = escape(folder_name)
     out.print(f"The files are in [bold]{shown}[/]. Next:\n")
-    out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} {shown}/standalone.pem {shown}/landmark-relative.pem {shown}/broken.pem", style="cyan")
+    out.print(
+        f"  mtc verify --trust {shown}/trust.json --name {HOST} {shown}/standalone.pem {shown}/landmark-relative.pem {shown}/broken.pem",
+        style="cyan",
+    )
     out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
 
 
 def _print_sizes(out: Console, accepted: Sequence[tuple[str, bytes, Verified, TrustStore]], now: datetime) -> None:
     """Print what each certificate weighs and what its verification costs."""
-    rows = table(
-        "certificate", "accepted as", "bytes", "proof", "signatures", "µs to verify", numeric=(2, 3, 4, 5)
-    )
+    rows = table("certificate", "accepted as", "bytes", "proof", "signatures", "µs to verify", numeric=(2, 3, 4, 5))
     for name, der, verified, store in accepted:
         proof = verified.certificate.proof
         took = _time_call(lambda der=der, store=store: verify_certificate(der, store, now, name=HOST), 200)  # type: ignore[misc]  # bound early

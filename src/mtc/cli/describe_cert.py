@@ -306,7 +306,12 @@ def _describe_exhibit(der: bytes, layout: CertificateLayout, proof: OlderProof) 
     else:
         known = [step for step in steps if step.sibling is not None]
         report.path = [
-            {"start": step.start, "end": step.end, "hash": None, "sibling": step.sibling[2].hex() if step.sibling else None}
+            {
+                "start": step.start,
+                "end": step.end,
+                "hash": None,
+                "sibling": step.sibling[2].hex() if step.sibling else None,
+            }
             for step in steps
         ]
         report.add("proof: levels", len(known))
@@ -326,7 +331,9 @@ def describe_entry(data: bytes) -> Report:
     kind = kinds.get(EntryType(entry.type)) if entry.type in list(EntryType) else None
     report = Report("log-entry", f"Log entry, {kind or 'unknown type'}", len(data))
     extensions = sum(4 + len(item.data) for item in entry.extensions)
-    report.add("extensions", joined(f"0x{item.type:04x}: {short(item.data)}" for item in entry.extensions), 2 + extensions)
+    report.add(
+        "extensions", joined(f"0x{item.type:04x}: {short(item.data)}" for item in entry.extensions), 2 + extensions
+    )
     report.add("type", f"{entry.type} ({kind or 'unknown'})", 2)
     certified = entry.tbs_certificate
     if certified is not None:

@@ -11,7 +11,7 @@ from mtc.ids import REVISIONS, TrustAnchorID
 from mtc.kernel import active_kernel
 from mtc.landmark import ActiveLandmarks
 from mtc.merkle import root_hash
-from mtc.note import Checkpoint, LogProof, Note, NoteSignature, QuorumPolicy, VerifierKey, parse_note
+from mtc.note import Checkpoint, Note, NoteSignature, QuorumPolicy, TLogProof, VerifierKey, parse_note
 from mtc.tiles import EntriesTile, EntryBundle, Tile, parse_tile_path
 
 _TIMESTAMP_BYTES = 8
@@ -91,7 +91,7 @@ def _time(seconds: int) -> str:
 
 def describe_proof(data: bytes) -> Report:
     """Report on a tlog-proof file."""
-    proof = LogProof.parse(data)
+    proof = TLogProof.parse(data)
     report = Report("tlog-proof", "Log proof (tlog-proof)", len(data))
     report.add("entry index", proof.index)
     report.add("inclusion proof", f"{len(proof.inclusion_proof)} hashes", sum(map(len, proof.inclusion_proof)))
@@ -195,7 +195,9 @@ def describe_tile(data: bytes, name: str) -> Report:
         raise FormatError(Reason.BAD_TILE, "its path is that of an entry bundle")
     size = 32
     if not data or len(data) % size or len(data) > 256 * size:
-        raise FormatError(Reason.BAD_TILE, f"a tile holds 1 to 256 hashes of {size} bytes, the file has {len(data)} bytes")
+        raise FormatError(
+            Reason.BAD_TILE, f"a tile holds 1 to 256 hashes of {size} bytes, the file has {len(data)} bytes"
+        )
     width = len(data) // size
     if place is not None and place.width != width:
         raise FormatError(Reason.BAD_TILE, f"the tile holds {width} hashes, its path says {place.width}")
@@ -212,5 +214,3 @@ def describe_tile(data: bytes, name: str) -> Report:
     if place is None:
         report.notes.append("a tile is recognised by its length alone; any bytes of this length look like one")
     return report
-
-

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from mtc.cert import EntryType, LogEntry
 from mtc.cli.describe_cert import describe_der, describe_entry, describe_pem
 from mtc.cli.describe_log import (
     describe_bundle,
@@ -64,9 +65,10 @@ def recognise(data: bytes, name: str = "") -> Report:
     else:
         tries = []
     binary: list[tuple[str, Describe]] = [
-        ("log entry", describe_entry),
+        ("log entry", _describe_known_entry),
         ("entry bundle", lambda raw: describe_bundle(raw, name)),
         ("tile", lambda raw: describe_tile(raw, name)),
+        ("log entry of an unknown type", describe_entry),
     ]
     faults = []
     for kind, describe in tries + binary:
@@ -76,6 +78,14 @@ def recognise(data: bytes, name: str = "") -> Report:
             faults.append(f"not a {kind}: {error.message}")
     shown = faults[: len(tries)] if tries else faults
     raise FormatError(Reason.UNKNOWN_FORMAT, "the file is of no known kind\n  " + "\n  ".join(shown))
+
+
+def _describe_known_entry(data: bytes) -> Report:
+    """Report on a log entry of a known type; almost any bytes could be one of an unknown type."""
+    entry = LogEntry.parse(data)
+    if entry.type not in list(EntryType):
+        raise FormatError(Reason.BAD_ENTRY_TYPE, f"type {entry.type} is not known")
+    return describe_entry(data)
 
 
 def _is_whole_sequence(data: bytes) -> bool:

@@ -16,6 +16,10 @@ MAX_INPUT_BYTES = 64 * 1024 * 1024
 """Largest input file read."""
 
 
+_PIPE_COLUMNS = 240
+"""Width of tables in a pipe, where lines are for grep and not for a screen."""
+
+
 class ExitCode(IntEnum):
     """What the shell learns."""
 
@@ -25,8 +29,9 @@ class ExitCode(IntEnum):
 
 
 def console() -> Console:
-    """Return the console for answers; it is plain when the output is no terminal."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Return the console for answers; plain and with whole lines when the output is no terminal."""
+    is_terminal = sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else _PIPE_COLUMNS)
 
 
 def error_console() -> Console:

@@ -17,9 +17,10 @@ WIDTH = 32
 
 
 class Step(NamedTuple):
-    """One level of a proof's path, leaf first: the node on the path, and the sibling that the proof gives (None at the top).
+    """One level of a proof's path, leaf first: the node on the path, and the sibling that the proof gives.
 
-    start, end: entries below the node. value: its hash as computed from below. sibling: (start, end, hash).
+    start, end: entries below the node. value: its hash as computed from below. sibling: (start, end, hash), None
+    at the top.
     """
 
     start: int
@@ -28,9 +29,7 @@ class Step(NamedTuple):
     sibling: tuple[int, int, bytes] | None
 
 
-def trace_path(
-    hasher: Hasher, subtree: Subtree, index: int, entry_hash: bytes, proof: Sequence[bytes]
-) -> list[Step]:
+def trace_path(hasher: Hasher, subtree: Subtree, index: int, entry_hash: bytes, proof: Sequence[bytes]) -> list[Step]:
     """Return the steps from the entry to the subtree's root. Raises ProofError when the proof does not fit."""
     evaluate_inclusion(hasher, subtree, index, entry_hash, proof)
     levels: list[tuple[int, int, int, int]] = []
@@ -78,7 +77,7 @@ def _row(step: Step, whole: Subtree) -> Text:
 
 
 def draw_path(steps: Sequence[Step], *, with_hashes: bool = True) -> Table:
-    """Draw a proof's path, root on top: each level's node, and beside it the hash that the proof supplies for its sibling.
+    """Draw a proof's path, root on top: each level's node, and the hash that the proof supplies for its sibling.
 
     with_hashes: also show the hash of each node on the path, as computed from the entry.
     """

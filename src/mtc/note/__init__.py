@@ -16,7 +16,7 @@ from mtc.note.cosignature import (
     verify_note_signature,
     verify_subtree_answer,
 )
-from mtc.note.cosigned_message import MAX_TIMESTAMP, CosignedMessage
+from mtc.note.cosigned_message import MAX_TIMESTAMP, CosignedMessage, encode_subtree_message
 from mtc.note.keys import SignatureType, VerifierKey, compute_key_id
 from mtc.note.note import (
     MAX_NOTE_BYTES,
@@ -56,6 +56,7 @@ __all__ = [
     "certificate_signature",
     "checkpoint_message",
     "compute_key_id",
+    "encode_subtree_message",
     "note_signature",
     "open_note",
     "parse_note",

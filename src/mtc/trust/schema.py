@@ -115,7 +115,7 @@ TRUST_STORE_SCHEMA: dict[str, object] = {
                     "type": "integer",
                     "minimum": 0,
                     "maximum": 2**63 - 1,
-                    "description": "POSIX seconds, inclusive",
+                    "description": "POSIX seconds; that second is included",
                 },
             },
         },

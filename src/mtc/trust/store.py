@@ -103,8 +103,9 @@ class TrustedSubtree:
     """A subtree whose hash the relying party trusts, usually of a landmark.
 
     It must have been shown consistent with a checkpoint that enough cosigners saw before it gets here. log_number: 1 to
-    65535. subtree_hash: of the CA's hash size. landmark: its number if there is one. expiry: POSIX seconds, inclusive;
-    afterwards the subtree is as if it were not here. Spec: Merkle Tree Certificates, "Trusted Subtrees".
+    65535. subtree_hash: of the CA's hash size. landmark: its number if there is one. expiry: POSIX seconds; as with
+    notAfter that second belongs to it, and afterwards the subtree is as if it were not here.
+    Spec: Merkle Tree Certificates, "Trusted Subtrees".
     """
 
     log_number: int
@@ -112,12 +113,12 @@ class TrustedSubtree:
     subtree_hash: bytes
     landmark: int | None = None
     expiry: int | None = None
-    last_second: float = field(init=False, compare=False)
-    """`expiry`, or infinity without one."""
+    expires_at: float = field(init=False, compare=False)
+    """POSIX time from which on it is not trusted: one second after `expiry`, or infinity without one."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        object.__setattr__(self, "last_second", inf if self.expiry is None else self.expiry)
+        object.__setattr__(self, "expires_at", inf if self.expiry is None else self.expiry + 1)
         if not 1 <= self.log_number <= MAX_LOG_NUMBER:
             raise FormatError(Reason.BAD_NUMBER, f"{self.log_number} is not a log number from 1 to {MAX_LOG_NUMBER}")
         if self.subtree.end > MAX_TREE_SIZE:
@@ -192,7 +193,7 @@ class TrustedCA:
                     Reason.DUPLICATE, f"trusted subtree {subtree} of log {trusted.log_number} has two hashes"
                 )
             # The same subtree may belong to two landmarks' lists; it is trusted as long as either says.
-            if known is None or known.last_second < trusted.last_second:
+            if known is None or known.expires_at < trusted.expires_at:
                 index[key] = trusted
         return index
 

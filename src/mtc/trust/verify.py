@@ -26,7 +26,7 @@ from mtc.cert import Certificate
 from mtc.errors import Error, Reason, Rejected, SignatureError, UsageError
 from mtc.ids import log_id
 from mtc.merkle import Subtree
-from mtc.note import CosignedMessage
+from mtc.note import encode_subtree_message
 from mtc.trust.names import ServerName
 from mtc.trust.store import Cosigner, TrustedCA, TrustedSubtree, TrustStore
 from mtc.wire import decode_oid
@@ -202,7 +202,7 @@ def _judge(kind: type[VerifiedSignature], der: bytes, scan: tuple[object, ...], 
     if bisect_right(ca.revoked_bounds, serial) & 1:  # type: ignore[attr-defined, call-overload]  # TrustedCA and int
         raise _rejected(scan, Reason.REVOKED, f"serial number {serial} is in a revoked range")
     trusted = ca.subtree_index.get((serial >> 48, start, end))  # type: ignore[attr-defined, operator]  # see above
-    if trusted is not None and seconds <= trusted.last_second:
+    if trusted is not None and seconds < trusted.expires_at:
         if root != trusted.subtree_hash:
             raise _mismatch(scan, trusted)
         result = kind(der, scan, trusted, ())
@@ -240,7 +240,7 @@ def _verify_cosignatures(der: bytes, scan: tuple[object, ...]) -> tuple[Cosigner
     names: set[str] = set()
     failed: list[str] = []
     for cosigner, signature in present:
-        message = CosignedMessage.for_subtree(cosigner.cosigner_id, log, subtree, subtree_hash).encode()
+        message = encode_subtree_message(cosigner.cosigner_id, log, subtree, subtree_hash)
         try:
             cosigner.key.verify(message, signature)
         except SignatureError:
