@@ -25,6 +25,7 @@ from mtc.note import (
     VerifierKey,
     certificate_signature,
     checkpoint_message,
+    encode_subtree_message,
     note_signature,
     verify_subtree_answer,
 )
@@ -173,6 +174,28 @@ class TestCosignedMessage:
             answer = note_signature(key, signature).encode()
             assert verify_subtree_answer(answer, key, log.oid_name, subtree, subtree_hash) == signature
 
+    @given(
+        st.binary(min_size=1, max_size=32),
+        st.integers(1, 65535),
+        st.integers(0, 47),
+        st.binary(min_size=32, max_size=32),
+    )
+    def test_short_cut_gives_the_same_bytes(self, seed: bytes, number: int, bits: int, subtree_hash: bytes) -> None:
+        """The hot path of verifiers makes the bytes of a message without the message."""
+        cosigner_id = TrustAnchorID(bytes(byte & 0x7F for byte in seed))
+        log, subtree = log_id(cosigner_id, number), Subtree(1 << bits, 2 << bits)
+        message = CosignedMessage.for_subtree(cosigner_id, log, subtree, subtree_hash)
+        assert encode_subtree_message(cosigner_id, log, subtree, subtree_hash) == message.encode()
+
+    def test_names_longer_than_the_message_allows(self) -> None:
+        """An ID whose name has more than 255 bytes cannot be signed for or verified, on no path."""
+        long = TrustAnchorID(b"\x01" * 128)
+        for make in (CosignedMessage.for_subtree, encode_subtree_message):
+            for ids in ((long, TrustAnchorID(b"\x01")), (TrustAnchorID(b"\x01"), long)):
+                with pytest.raises(FormatError) as caught:
+                    make(*ids, Subtree(0, 1), HASH)
+                assert caught.value.reason == Reason.BAD_NAME
+
     @given(LINES, LINES, st.integers(0, 2**63 - 1), st.integers(0, 60), st.booleans())
     def test_round_trip(self, name: str, origin: str, timestamp: int, bits: int, checkpoint: bool) -> None:  # noqa: FBT001 - drawn
         """Every message is read back from its bytes, for subtrees with timestamp 0 and checkpoints with any."""
@@ -225,7 +248,7 @@ class TestCosignedMessage:
     ) -> None:
         """No message breaks the rules: names fit, a subtree that does not start at 0 has timestamp 0."""
         with pytest.raises(FormatError) as caught:
-            CosignedMessage(name, origin, subtree, subtree_hash, timestamp).encode()
+            CosignedMessage(name, origin, subtree, subtree_hash, timestamp)
         assert caught.value.reason == reason
 
     def test_rules_hold_for_bytes_too(self) -> None:

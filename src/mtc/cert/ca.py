@@ -222,7 +222,10 @@ def encode_ca_certificate(  # noqa: PLR0913 - the fields of a CA certificate
         raise UsageError(Reason.USAGE, f"the CA extension of {revision} has no maxSerial")
     for serial in (min_serial, max_serial):
         if not revision.least_ca_serial <= serial < SERIAL_LIMIT:
-            raise UsageError(Reason.SERIAL_OUT_OF_RANGE, f"{serial} is no bound for serial numbers in {revision}")
+            raise UsageError(
+                Reason.SERIAL_OUT_OF_RANGE,
+                f"a number of {serial.bit_length()} bits is no bound for serial numbers in {revision}",
+            )
     authority = encode_sequence(
         log_hash.identifier if revision.ca_extension_has_hash else b"",
         public_key.algorithm.identifier,

@@ -139,7 +139,7 @@ class CertificateChain:
 def parse_certificate_chains(
     text: bytes, revision: DraftRevision | None = DEFAULT_REVISION, *, strict: bool = True
 ) -> list[CertificateChain]:
-    """Return the paths of a PEM file, each starting with its properties; a file without any holds one path.
+    """Return the paths of a PEM file, each starting with its properties; a file without any properties holds one path.
 
     revision: whose form of group properties is read; None accepts both. strict: nothing may stand outside the blocks.
     Raises FormatError.
@@ -151,6 +151,8 @@ def parse_certificate_chains(
     is_open = False
     for label, data in parse_pem(text, strict=strict):
         if label == "CERTIFICATE PROPERTIES":
+            if is_open and properties is None:
+                raise FormatError(Reason.BAD_PEM, "where one path has properties, each path starts with its own")
             if is_open:
                 chains.append(_finish_chain(properties, certificates))
             properties, certificates, is_open = PropertyList.parse(data, groups_are_patterns=patterns), [], True

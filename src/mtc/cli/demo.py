@@ -310,10 +310,8 @@ def run_demo(folder_name: str, entries: int) -> None:
     out.print(Rule("5  Try it", align="left", style="dim"))
     shown = escape(folder_name)
     out.print(f"The files are in [bold]{shown}[/]. Next:\n")
-    out.print(
-        f"  mtc verify --trust {shown}/trust.json --name {HOST} {shown}/standalone.pem {shown}/landmark-relative.pem {shown}/broken.pem",
-        style="cyan",
-    )
+    files = " ".join(f"{shown}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
+    out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} \\\n    {files}", style="cyan")
     out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
 
 

@@ -18,6 +18,7 @@ from mtc.cli.describe_log import (
 from mtc.cli.describe_trust import describe_trust_store
 from mtc.cli.output import ExitCode, console, named, read_input
 from mtc.cli.report import Report
+from mtc.cli.verify import is_der
 from mtc.errors import Error, FormatError, Reason
 
 Describe = Callable[[bytes], Report]
@@ -45,10 +46,10 @@ def recognise(data: bytes, name: str = "") -> Report:
     """
     if not data:
         raise FormatError(Reason.UNKNOWN_FORMAT, "an empty file is no artefact of any kind")
+    if is_der(data) and _is_whole_sequence(data):
+        return describe_der(data)
     if b"-----BEGIN " in data[:65536]:
         return describe_pem(data)
-    if data[:1] == b"\x30" and _is_whole_sequence(data):
-        return describe_der(data)
     text = data.lstrip()
     if text[:1] == b"{":
         return describe_trust_store(data)

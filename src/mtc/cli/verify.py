@@ -70,10 +70,12 @@ def parse_time(text: str) -> datetime:
 
 def find_certificate(data: bytes) -> bytes:
     """Return the DER of a certificate file: of PEM the first CERTIFICATE block, otherwise the file itself."""
-    # DER starts with a SEQUENCE whose length has the long form, as no text does. PEM inside it is not looked for: the
-    # verdict would be on another certificate than the one that a server would send.
-    is_der = data[:1] == b"0" and data[1:2] >= b"\x80"
-    return data if is_der or b"-----BEGIN " not in data else find_pem_block(data, "CERTIFICATE")
+    return data if is_der(data) or b"-----BEGIN " not in data else find_pem_block(data, "CERTIFICATE")
+
+
+def is_der(data: bytes) -> bool:
+    """Tell whether the bytes begin like a SEQUENCE of more than 127 bytes, as no text does."""
+    return data[:1] == b"\x30" and data[1:2] >= b"\x80"
 
 
 def judge(file: str, data: bytes, store: TrustStore, now: datetime, wanted: ServerName | None) -> Verdict:

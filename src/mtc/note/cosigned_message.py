@@ -42,9 +42,10 @@ class CosignedMessage:
         """Refuse a statement that no cosigner may make."""
         check_key_name(self.cosigner_name)
         check_origin(self.log_origin)
-        if len(self.cosigner_name) > MAX_NAME_BYTES or len(self.log_origin) > MAX_NAME_BYTES:
-            _encode_name(self.cosigner_name)
-            _encode_name(self.log_origin)
+        # A character takes up to four bytes; shorter names, which is all that occur, need not be measured.
+        for name in (self.cosigner_name, self.log_origin):
+            if len(name) > MAX_NAME_BYTES // 4:
+                _encode_name(name)
         if self.timestamp:
             check_timestamp(self.timestamp)
             if self.subtree.start:
