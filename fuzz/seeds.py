@@ -34,7 +34,6 @@ from mtc.cert import (
     entry_hash,
 )
 from mtc.crypto import LocalSigner, parse_signature_algorithm
-from mtc.errors import Error
 from mtc.ids import REVISIONS, DraftRevision, TrustAnchorID, encode_ca_name, serial_number
 from mtc.kernel import HASH_SIZES, IssuerFormat, python_kernel
 from mtc.merkle import Subtree, evaluate_inclusion
@@ -378,11 +377,3 @@ def all_certificates() -> Iterator[tuple[bytes, DraftRevision]]:
     for seed in certificates():
         yield seed.der, seed.revision
     yield from foreign_certificates()
-
-
-def revision_of_certificate(der: bytes) -> DraftRevision | None:
-    """Return the revision whose form a certificate has, None when it has none."""
-    try:
-        return Certificate.parse(der).revision
-    except Error:
-        return None

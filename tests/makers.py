@@ -109,6 +109,10 @@ class Leaf:
         return replace(built, version=self.version, tail=self.unique_ids + built.tail)
 
 
+LEAVES = tuple(Leaf(extensions=leaf_extensions((HOST, f"entry-{number}.example"))) for number in range(13))
+"""Leaves that all have the same host name, and another one each, so that no two entries are equal."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawProof:
     """An MTCProof in parts, in any order and beyond any limit. signatures: (cosigner ID, signature) as they stand."""
@@ -164,9 +168,12 @@ class Trust(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SmallCA:
-    """A CA with one log. cosigners: algorithm by ID in ASCII, beside the CA cosigner itself, which has `algorithm`."""
+    """A CA with one log. cosigners: algorithm by ID in ASCII, beside the CA cosigner itself, which has `algorithm`.
 
-    leaves: tuple[Leaf | LogEntry, ...] = (Leaf(),) * 13
+    leaves: what is certified, or any other entry as it is; a log of 13 without.
+    """
+
+    leaves: tuple[Leaf | LogEntry, ...] = LEAVES
     ca_id: str = "32473.1"
     revision: DraftRevision = DEFAULT_REVISION
     hash_name: str = "sha256"

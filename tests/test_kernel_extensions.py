@@ -25,7 +25,6 @@ from mtc.wire import (
 )
 
 LoadVectors = Callable[[str], Any]
-Twins = tuple[Kernel, Kernel]
 
 
 def read_extensions(kernel: Kernel, *extensions: bytes) -> ExtensionScan:

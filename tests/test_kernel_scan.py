@@ -58,7 +58,6 @@ from mtc.wire import (
 )
 
 LoadVectors = Callable[[str], Any]
-Twins = tuple[Kernel, Kernel]
 
 
 def reason_of(kernel: Kernel, der: bytes) -> tuple[type[Error], Reason, object]:
@@ -244,10 +243,8 @@ def test_times_are_posix_seconds(kernel: Kernel, text: str, expected: tuple[int,
 
 def test_days_of_all_centuries_are_posix_seconds(kernel: Kernel) -> None:
     """First and last days of months, and days that no month has, are what the calendar says, from year 1 to 9999."""
-    all_days = [
-        (year, month, day) for year in range(1, 10_000) for month in range(1, 13) for day in (1, 28, 29, 30, 31)
-    ]
-    days = random.Random(1).sample(all_days, 4000)
+    years, months, places = range(1, 10_000), range(1, 13), (1, 28, 29, 30, 31)
+    days = random.Random(1).sample([(year, month, day) for year in years for month in months for day in places], 4000)
     ders = [Parts(not_after=encode_tlv(0x18, b"%04d%02d%02d123456Z" % day)).encode() for day in days]
     for day, found in zip(days, kernel.scanner(MADE).scan_many(ders), strict=True):
         try:
@@ -433,6 +430,7 @@ LEAF_HASHES = b"".join(bytes((number,)) * HASH_SIZE for number in range(1, 10))
         (Parts(proof=encode_proof(signatures=encode_signatures([b"b", b"a"]))), FormatError, Reason.BAD_ORDER),
         (Parts(proof=encode_proof(signatures=encode_signatures([b"aa", b"b"]))), FormatError, Reason.BAD_ORDER),
         (Parts(proof=encode_proof(signatures=b"\x01a\x00")), FormatError, Reason.TRUNCATED),
+        (Parts(proof=encode_proof(signatures=b"\x00\x00")), FormatError, Reason.TRUNCATED),
         (Parts(proof=encode_proof(signatures=b"\x01a\x00\x01")), FormatError, Reason.TRUNCATED),
         (Parts(proof=encode_proof(signatures=b"\x05a\x00\x01")), FormatError, Reason.TRUNCATED),
         # Subtree and inclusion proof.

@@ -728,3 +728,11 @@ def test_largest_tree_fits_48_bits() -> None:
     assert MAX_TREE_SIZE.bit_length() == 48
     assert Subtree(0, MAX_TREE_SIZE).size == MAX_TREE_SIZE
     assert MAX_PROOF_HASHES >= 48
+
+
+def test_alignment_has_no_width() -> None:
+    """Alignment is exact beyond 64 bits: more than 2^63 entries need a start that is a multiple of 2^64."""
+    assert Subtree.is_valid(2**63, 2**64)
+    assert not Subtree.is_valid(2**63, 2**64 + 1)
+    assert not Subtree.is_valid(2**63, 2**65)
+    assert Subtree.is_valid(2**64, 2**64 + 2**63 + 1)

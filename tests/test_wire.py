@@ -233,6 +233,7 @@ def test_offsets_count_from_the_start() -> None:
         ("0480", Reason.BAD_LENGTH),
         ("0480aa0000", Reason.BAD_LENGTH),
         ("0485000000000100", Reason.BAD_LENGTH),
+        ("04850100000000", Reason.BAD_LENGTH),
         ("04ff", Reason.BAD_LENGTH),
         ("048100", Reason.BAD_LENGTH),
         ("04817f" + "00" * 127, Reason.BAD_LENGTH),
