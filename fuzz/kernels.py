@@ -210,7 +210,7 @@ class Differential:
 def run_chunk(seed: int, chunk: int, executions: int, kernels: tuple[Kernel, Kernel]) -> Outcome:
     """Run the executions of one chunk; the same numbers give the same inputs."""
     certificates, large, blocks = _pools()
-    rng = Random(f"{seed}/{chunk}")  # noqa: S311 - chance that can be repeated
+    rng = Random(f"{seed}/{chunk}")
     scans = Mutator(rng, certificates, large)
     extensions = Mutator(rng, blocks)
     differential = Differential(issuer_formats(), kernels)

@@ -182,7 +182,7 @@ def fake_signatures(*entries: tuple[str, int]) -> Sign:
     """Return a signer that makes nothing up but bytes: (cosigner ID in hex, size) each."""
 
     def sign(root: bytes, log_number: int, subtree: Subtree) -> list[SubtreeSignature]:
-        rng = Random(f"{root.hex()} {log_number} {subtree}")  # noqa: S311 - the bytes guard nothing
+        rng = Random(f"{root.hex()} {log_number} {subtree}")
         return [SubtreeSignature(bytes.fromhex(cosigner), rng.randbytes(size)) for cosigner, size in entries]
 
     return sign

@@ -316,7 +316,7 @@ ECDSA = encode_sequence(encode_oid("1.2.840.10045.4.3.2"))
 @pytest.mark.parametrize(
     ("changes", "family", "reason"),
     [
-        ({"signature": ECDSA}, Rejected, Reason.DRAFT_MISMATCH),
+        ({"signature": ECDSA}, Rejected, Reason.NOT_MTC),
         ({"signature": REVISIONS["plants-06"].proof_algorithm}, Rejected, Reason.DRAFT_MISMATCH),
         ({"signature": ALGORITHM_WITH_NULL}, Rejected, Reason.NOT_MTC),
         ({"outer_signature": ECDSA}, FormatError, Reason.ALGORITHM_MISMATCH),

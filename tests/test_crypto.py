@@ -358,3 +358,15 @@ def test_hashes_have_names(kernel: Kernel) -> None:
         assert algorithm.size == HASH_SIZES[name]
         if kernel.name == "native" or name in hashlib.algorithms_available:
             assert len(kernel.hasher(name).empty) == algorithm.size
+
+
+def test_other_private_key_forms_are_refused_with_the_cure() -> None:
+    """A SEC1 key file is no PKCS#8, and the message says how to convert it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    with pytest.raises(FormatError) as caught:
+        parse_private_key(text)
+    assert caught.value.reason is Reason.BAD_KEY
+    assert "openssl pkcs8" in caught.value.message

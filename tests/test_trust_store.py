@@ -37,7 +37,7 @@ from tests.makers import (
 
 from mtc.cert import MTCProof
 from mtc.errors import Error, FormatError, Reason, Rejected, UsageError
-from mtc.ids import DEFAULT_REVISION, REVISIONS, TrustAnchorID
+from mtc.ids import REVISIONS, TrustAnchorID
 from mtc.kernel import Kernel
 from mtc.merkle import Subtree
 from mtc.trust import (
@@ -125,14 +125,9 @@ def test_a_ca_id_is_as_long_as_its_draft_allows() -> None:
     """A CA ID of more than 32 bytes has no name in -07, and is refused as a trusted CA; -05 allows it."""
     long_id = ".".join(["268435455"] * 9)
     assert len(TrustAnchorID.parse(long_id).binary) == 36
+    assert SmallCA(ca_id=long_id, revision=REVISIONS["plants-05"]).trusted_ca().name
     with pytest.raises(FormatError) as caught:
-        SmallCA(ca_id=long_id, revision=REVISIONS["plants-05"]).trusted_ca().__class__(
-            TrustAnchorID.parse(long_id),
-            DEFAULT_REVISION,
-            small_ca().trusted_ca().hash,
-            small_ca().trusted_ca().cosigners,
-            policy(CA),
-        )
+        SmallCA(ca_id=long_id).trusted_ca()
     assert caught.value.reason is Reason.BAD_TRUST_ANCHOR_ID
 
 

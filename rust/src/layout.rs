@@ -8,6 +8,7 @@ pub type Found<T> = Result<T, Fault>;
 
 pub const MAX_CERTIFICATE_BYTES: usize = 1 << 24;
 const MAX_EXTENSIONS: usize = 256;
+const MAX_OID_BYTES: usize = 512;
 
 /// Offsets into the DER of a certificate; every pair is half-open.
 pub struct Layout {
@@ -52,11 +53,11 @@ pub fn tlv(data: &[u8], at: usize, end: usize, tag: u8) -> Found<(usize, usize)>
             return Err(Fault("bad-length", at));
         }
     }
-    let stop = start + length;
-    if stop > end {
+    // Not start + length > end: where usize has 32 bits, the sum may wrap.
+    if length > end - start {
         return Err(Fault("truncated", at));
     }
-    Ok((start, stop))
+    Ok((start, start + length))
 }
 
 /// Days from 1970-01-01 to a date of the proleptic Gregorian calendar (years count from March inside).
@@ -111,8 +112,20 @@ fn posix_time(data: &[u8], at: usize, end: usize) -> Found<(i64, usize)> {
     ))
 }
 
-/// Refuse object identifier contents that are empty, cut off or not minimal; `at` goes into the fault.
+/// Refuse bit string contents without the count of unused bits, or with unused bits that are not zero.
+fn check_bit_string(bits: &[u8], at: usize) -> Found<()> {
+    match bits {
+        [0, ..] => Ok(()),
+        [unused @ 1..=7, .., last] if last & ((1 << unused) - 1) == 0 => Ok(()),
+        _ => Err(Fault("bad-bit-string", at)),
+    }
+}
+
+/// Refuse object identifier contents that are too long, empty, cut off or not minimal; `at` goes into the fault.
 fn check_oid(oid: &[u8], at: usize) -> Found<()> {
+    if oid.len() > MAX_OID_BYTES {
+        return Err(Fault("too-large", at));
+    }
     match oid.last() {
         Some(last) if last & 0x80 == 0 && oid[0] != 0x80 => {}
         _ => return Err(Fault("bad-oid", at)),
@@ -223,9 +236,7 @@ pub fn parse_layout(der: &[u8]) -> Found<Layout> {
     let (algorithm_start, spki_end) = tlv(der, spki_start, tbs_end, 0x30)?;
     let (_, algorithm_end) = tlv(der, algorithm_start, spki_end, 0x30)?;
     let (start, inner) = tlv(der, algorithm_end, spki_end, 0x03)?;
-    if start == inner || der[start] > 7 {
-        return Err(Fault("bad-bit-string", algorithm_end));
-    }
+    check_bit_string(&der[start..inner], algorithm_end)?;
     if inner != spki_end {
         return Err(Fault("trailing-data", inner));
     }
@@ -237,9 +248,7 @@ pub fn parse_layout(der: &[u8]) -> Found<Layout> {
                 return Err(Fault("bad-version", at));
             }
             let (start, stop) = tlv(der, at, tbs_end, tag)?;
-            if start == stop || der[start] > 7 {
-                return Err(Fault("bad-bit-string", at));
-            }
+            check_bit_string(&der[start..stop], at)?;
             at = stop;
         }
     }

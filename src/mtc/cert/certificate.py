@@ -11,7 +11,7 @@ from mtc.cert.entry import LogEntry, TBSCertificateLogEntry
 from mtc.cert.proof import MTCProof
 from mtc.cert.x509 import Extension, assemble_certificate, parse_extensions
 from mtc.errors import Error, FormatError, Reason, Rejected
-from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, parse_ca_name, revision_of, split_serial
+from mtc.ids import DEFAULT_REVISION, REVISIONS, DraftRevision, TrustAnchorID, parse_ca_name, revision_of, split_serial
 from mtc.kernel import CertificateLayout, parse_layout
 from mtc.merkle import Hasher
 from mtc.wire import DERReader, Tag, encode_integer, encode_sequence
@@ -65,6 +65,10 @@ class Certificate:
         proof_oid = _algorithm_oid(algorithm)
         ca_id, name_oid = _issuer(der[layout.issuer_start : layout.issuer_end], proof_oid)
         revisions = revision_of(proof_oid, name_oid)
+        if all(revision.proof_oid != proof_oid for revision in REVISIONS.values()):
+            raise Rejected(
+                Reason.NOT_MTC, f"the signature algorithm {proof_oid} is not id-alg-mtcProof", oid=proof_oid
+            )
         if not revisions:
             raise Rejected(
                 Reason.DRAFT_MISMATCH,
@@ -84,7 +88,7 @@ class Certificate:
             raise FormatError(
                 Reason.BAD_BIT_STRING, "the MTCProof's bit string has unused bits", offset=layout.value_start
             )
-        proof = MTCProof.parse(der[layout.value_start + 1 : layout.value_end], revision, hash_size)
+        proof = MTCProof.parse_within(der, layout.value_start + 1, layout.value_end, revision, hash_size)
         certificate = Certificate(der, layout, revisions, proof, ca_id)
         split_serial(certificate.serial)
         return certificate

@@ -10,7 +10,7 @@ from enum import IntEnum
 from mtc.cert.x509 import Extension, encode_extensions, parse_extensions
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, parse_ca_name
-from mtc.kernel import check_entry_extensions
+from mtc.kernel import check_bit_string, check_entry_extensions
 from mtc.merkle import Hasher
 from mtc.wire import (
     DERReader,

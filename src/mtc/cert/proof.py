@@ -48,7 +48,12 @@ class MTCProof:
     @staticmethod
     def parse(data: bytes, revision: DraftRevision = DEFAULT_REVISION, hash_size: int = 32) -> "MTCProof":
         """Read a proof, which must fill `data`. Raises FormatError with reason and offset."""
-        layout = parse_proof_layout(data, 0, len(data), hash_size, revision.signatures_width, revision.id_limit)
+        return MTCProof.parse_within(data, 0, len(data), revision, hash_size)
+
+    @staticmethod
+    def parse_within(data: bytes, start: int, end: int, revision: DraftRevision, hash_size: int) -> "MTCProof":
+        """Read the proof at data[start:end], as `parse` does; offsets in errors count from the start of `data`."""
+        layout = parse_proof_layout(data, start, end, hash_size, revision.signatures_width, revision.id_limit)
         subtree = Subtree(layout.start, layout.end)
         reader = Reader(data[layout.signatures_start : layout.signatures_end], "the subtree signatures")
         signatures = []

@@ -106,9 +106,11 @@ def describe_der(der: bytes) -> Report:
     exhibit = _read_older_proof(der, layout)
     if exhibit is not None:
         return _describe_exhibit(der, layout, exhibit)
-    if fault.reason is not Reason.NOT_MTC:
-        raise fault
-    report = Report("x509-certificate", "X.509 certificate, signed directly (no Merkle Tree certificate)", len(der))
+    if fault.reason is Reason.NOT_MTC:
+        report = Report("x509-certificate", "X.509 certificate, signed directly (no Merkle Tree certificate)", len(der))
+    else:
+        report = Report("damaged-certificate", "Merkle Tree certificate that cannot be read whole", len(der))
+        report.notes.append(f"{fault.message} ({fault.reason})")
     _add_common(report, der, layout)
     return report
 

@@ -188,6 +188,11 @@ def parse_private_key(data: bytes, passphrase: bytes | None = None) -> LocalSign
     Raises FormatError (BAD_KEY) when it cannot be read, UsageError when the passphrase is missing, wrong or not needed.
     """
     is_pem = data.lstrip().startswith(b"-----")
+    label = data.lstrip().removeprefix(b"-----BEGIN ").partition(b"-----")[0]
+    if is_pem and label and label not in (b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY"):
+        raise FormatError(
+            Reason.BAD_KEY, "the PEM text is no PKCS#8 private key; convert it with openssl pkcs8 -topk8"
+        ) from None
     load = serialization.load_pem_private_key if is_pem else serialization.load_der_private_key
     try:
         key = load(data, passphrase)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mtc.errors import Reason
 from mtc.kernel._faults import fault
+from mtc.wire.der import MAX_OID_BYTES
 
 MAX_CERTIFICATE_BYTES = 1 << 24
 """Largest certificate read; the 3-byte signature vector of -06 and later bounds an MTCProof at about this size."""
@@ -112,8 +113,23 @@ def _posix_time(data: bytes, at: int, end: int) -> tuple[int, int]:
     return timegm((year, month, day, hour, minute, second)), stop
 
 
+def check_bit_string(data: bytes, start: int, stop: int, at: int) -> None:
+    """Refuse bit string contents [start, stop) without the count of unused bits, or with unused bits that are not zero.
+
+    The error names `at`.
+    """
+    unused = data[start] if start < stop else 8
+    if unused and (unused > 7 or stop - start == 1 or data[stop - 1] & (1 << unused) - 1):
+        raise fault(Reason.BAD_BIT_STRING, at)
+
+
 def check_oid(data: bytes, start: int, stop: int, at: int) -> None:
-    """Refuse object identifier contents [start, stop) that are empty, cut off or not minimal; the error names `at`."""
+    """Refuse object identifier contents [start, stop) that are too long, empty, cut off or not minimal.
+
+    The error names `at`.
+    """
+    if stop - start > MAX_OID_BYTES:
+        raise fault(Reason.TOO_LARGE, at)
     if start == stop or data[stop - 1] & 0x80 or data[start] == 0x80:
         raise fault(Reason.BAD_OID, at)
     found = data.find(0x80, start + 1, stop)
@@ -205,8 +221,7 @@ def parse_layout(der: bytes) -> CertificateLayout:  # noqa: C901, PLR0912, PLR09
     spki_algorithm_start, spki_end = tlv(der, spki_start, tbs_end, 0x30)
     _, spki_algorithm_end = tlv(der, spki_algorithm_start, spki_end, 0x30)
     start, inner = tlv(der, spki_algorithm_end, spki_end, 0x03)
-    if start == inner or der[start] > 7:
-        raise fault(Reason.BAD_BIT_STRING, spki_algorithm_end)
+    check_bit_string(der, start, inner, spki_algorithm_end)
     if inner != spki_end:
         raise fault(Reason.TRAILING_DATA, inner)
 
@@ -216,8 +231,7 @@ def parse_layout(der: bytes) -> CertificateLayout:  # noqa: C901, PLR0912, PLR09
             if version == 0:
                 raise fault(Reason.BAD_VERSION, at)
             start, stop = tlv(der, at, tbs_end, tag)
-            if start == stop or der[start] > 7:
-                raise fault(Reason.BAD_BIT_STRING, at)
+            check_bit_string(der, start, stop, at)
             at = stop
     extensions_start = extensions_end = 0
     if at < tbs_end and der[at] == 0xA3:

@@ -146,6 +146,15 @@ def _integer(value: object, place: str, least: int, most: int) -> int:
     return value
 
 
+def _named(parse: Callable[[str], _Item], members: _Members, name: str, *, default: str | None = None) -> _Item:
+    """Return what the text of a member stands for."""
+    text = members.text(name, default=default)
+    try:
+        return parse(text)
+    except Error as error:
+        raise _at(members.path(name), error) from None
+
+
 def _parse_id(value: object, place: str) -> TrustAnchorID:
     """Return a trust anchor ID."""
     if not isinstance(value, str):
@@ -160,11 +169,8 @@ def _parse_ca(value: object, place: str) -> TrustedCA:
     """Return one CA."""
     members = _Members(value, place)
     ca_id = _parse_id(members.take("id"), members.path("id"))
-    try:
-        revision = parse_revision(members.text("draft", default=DEFAULT_REVISION.name))
-        log_hash = parse_hash_algorithm(members.text("hash", default="sha256"))
-    except Error as error:
-        raise _at(place, error) from None
+    revision = _named(parse_revision, members, "draft", default=DEFAULT_REVISION.name)
+    log_hash = _named(parse_hash_algorithm, members, "hash", default="sha256")
     cosigners = members.items("cosigners", _parse_cosigner)
     policy = _parse_policy(members.take("policy"), members.path("policy"))
     subtrees = members.items("trusted_subtrees", _parse_subtree, is_optional=True)
@@ -180,21 +186,18 @@ def _parse_cosigner(value: object, place: str) -> Cosigner:
     """Return one cosigner."""
     members = _Members(value, place)
     cosigner_id = _parse_id(members.take("id"), members.path("id"))
-    algorithm_name = members.text("algorithm")
-    encoded = members.text("public_key")
+    algorithm = _named(parse_signature_algorithm, members, "algorithm")
+    spki = _named(lambda text: decode_base64(text, "the key"), members, "public_key")
     state = members.text("state", default=CosignerState.USABLE)
     if state not in list(CosignerState):
-        raise FormatError(
-            Reason.BAD_DOCUMENT, f"{members.path('state')} must be one of {', '.join(CosignerState)}", place=place
-        )
+        where = members.path("state")
+        raise FormatError(Reason.BAD_DOCUMENT, f"{where} must be one of {', '.join(CosignerState)}", place=where)
     frozen_at = None
     if state == CosignerState.FROZEN:
         frozen_at = FreezePoint(members.number("log", 1, 65535, default=1), members.number("tree_size", 0, _MAX_SIZE))
     members.finish()
     try:
-        spki = decode_base64(encoded, "public_key")
-        key = parse_public_key(spki, parse_signature_algorithm(algorithm_name))
-        return Cosigner(cosigner_id, key, CosignerState(state), frozen_at)
+        return Cosigner(cosigner_id, parse_public_key(spki, algorithm), CosignerState(state), frozen_at)
     except Error as error:
         raise _at(place, error) from None
 
@@ -231,7 +234,8 @@ def _parse_subtree(value: object, place: str) -> TrustedSubtree:
     except ValueError:
         subtree_hash = b""
     if not subtree_hash:
-        raise FormatError(Reason.BAD_DOCUMENT, f"{members.path('hash')} must be the subtree hash in hex", place=place)
+        where = members.path("hash")
+        raise FormatError(Reason.BAD_DOCUMENT, f"{where} must be the subtree hash in hex", place=where)
     try:
         return TrustedSubtree(log_number, Subtree(start, end), subtree_hash, landmark, expiry)
     except FormatError as error:
