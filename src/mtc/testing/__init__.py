@@ -1,0 +1,16 @@
+"""Public fakes and contract tests, for those who build on the project or add a backend.
+
+Shipped with the package; nothing but tests imports it.
+"""
+
+from mtc.testing.failing import FailingRegister, FailingStore, Failure, InjectedError
+from mtc.testing.store_contract import check_object_store, check_register
+
+__all__ = [
+    "FailingRegister",
+    "FailingStore",
+    "Failure",
+    "InjectedError",
+    "check_object_store",
+    "check_register",
+]

@@ -1,0 +1,226 @@
+"""Storage: every backend keeps the contract, and a file store survives what a crash leaves."""
+
+import asyncio
+import errno
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mtc.errors import ConflictError, Reason, StorageError, UsageError
+from mtc.store import FileStore, MemoryRegister, MemoryStore, ObjectStore, Register, SQLiteRegister
+from mtc.testing import (
+    FailingRegister,
+    FailingStore,
+    Failure,
+    InjectedError,
+    check_object_store,
+    check_register,
+)
+
+
+@pytest.fixture(params=["memory", "failing", "files"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    """Return each object store, empty."""
+    if request.param == "files":
+        opened = FileStore.open(tmp_path / "objects")
+        yield opened
+        opened.close()
+    else:
+        yield MemoryStore() if request.param == "memory" else FailingStore()
+
+
+@pytest.fixture(params=["memory", "failing", "sqlite"])
+def register(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Register]:
+    """Return each register, empty."""
+    if request.param == "sqlite":
+        opened = SQLiteRegister.open(tmp_path / "register.db")
+        yield opened
+        opened.close()
+    else:
+        yield MemoryRegister() if request.param == "memory" else FailingRegister()
+
+
+def test_object_store_keeps_the_contract(store: ObjectStore) -> None:
+    """Every object store passes the shipped contract test."""
+    asyncio.run(check_object_store(store))
+
+
+def test_register_keeps_the_contract(register: Register) -> None:
+    """Every register passes the shipped contract test."""
+    asyncio.run(check_register(register))
+
+
+class ForgetfulStore(MemoryStore):
+    """A store that breaks a promise: put overwrites."""
+
+    async def put(self, objects: object) -> None:
+        """Replace instead of refusing."""
+        await self.replace(objects)  # type: ignore[arg-type]  # wrong on purpose
+
+
+class RacyRegister(MemoryRegister):
+    """A register that breaks a promise: swap looks before it waits."""
+
+    async def swap(self, name: str, old: bytes, new: bytes) -> None:
+        """Let others in between the look and the change."""
+        if await self.read(name) != old:
+            raise ConflictError(Reason.CONFLICT, "lost")
+        await asyncio.sleep(0)
+        self.values[name] = new
+
+
+def test_contract_tests_notice_broken_promises() -> None:
+    """A store that overwrites and a register that races fail the contract tests."""
+    with pytest.raises(AssertionError, match="does not change"):
+        asyncio.run(check_object_store(ForgetfulStore()))
+    with pytest.raises((AssertionError, TypeError)):
+        asyncio.run(check_register(RacyRegister()))
+
+
+@pytest.mark.parametrize("failure", Failure)
+def test_failing_stores_fail_the_chosen_write(failure: Failure) -> None:
+    """The chosen write raises; its objects are there exactly when the failure kept them."""
+
+    async def run() -> None:
+        store, register = FailingStore(), FailingRegister()
+        store.plan.fail_write(1, failure)
+        register.plan.fail_write(1, failure)
+        await store.put({"a": b"1"})
+        await register.create("log", b"1")
+        with pytest.raises(InjectedError):
+            await store.put({"b": b"2"})
+        with pytest.raises(InjectedError):
+            await register.swap("log", b"1", b"2")
+        is_kept = failure is Failure.KEPT
+        assert (await store.fetch(["b"]) == [b"2"]) == is_kept
+        assert (await register.read("log") == b"2") == is_kept
+
+    asyncio.run(run())
+
+
+def test_file_store_has_one_writer(tmp_path: Path) -> None:
+    """A second writer is refused while the first lives, and a reader is not."""
+    first = FileStore.open(tmp_path)
+    with pytest.raises(StorageError, match="in use by another process"):
+        FileStore.open(tmp_path)
+    reader = FileStore.open(tmp_path, is_writer=False)
+    asyncio.run(first.put({"a": b"1"}))
+    assert asyncio.run(reader.fetch(["a"])) == [b"1"]
+    with pytest.raises(UsageError):
+        asyncio.run(reader.put({"b": b"2"}))
+    first.close()
+    FileStore.open(tmp_path).close()
+
+
+def test_temporary_files_of_a_crash_are_removed(tmp_path: Path) -> None:
+    """Opening for writing removes what a crash left, and nothing else."""
+    (tmp_path / "tile" / "0").mkdir(parents=True)
+    (tmp_path / "tile" / "0" / ".tmp-1-2").write_bytes(b"half")
+    (tmp_path / "tile" / "0" / "000").write_bytes(b"whole")
+    store = FileStore.open(tmp_path)
+    assert asyncio.run(store.list_keys()) == ["tile/0/000"]
+    assert not (tmp_path / "tile" / "0" / ".tmp-1-2").exists()
+    store.close()
+
+
+def test_every_file_and_folder_is_synced_before_put_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is synced before it has its name, and each folder that changed after that."""
+    store = FileStore.open(tmp_path)
+    events: list[str] = []
+    real_fsync, real_link = os.fsync, os.link
+
+    def fsync(handle: int) -> None:
+        events.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        real_fsync(handle)
+
+    def link(source: Path, target: Path) -> None:
+        events.append(f"link {target.name}")
+        real_link(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    asyncio.run(store.put({"tile/0/000": b"x"}))
+    store.close()
+    names = [event.split()[1] for event in events]
+    assert events[1] == "link 000"
+    assert names[0].startswith(".tmp-")
+    assert set(names[2:]) == {tmp_path.name, "tile", "0"}
+
+
+def test_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a file cannot be synced, put raises StorageError, nothing is stored, and no temporary file stays."""
+    store = FileStore.open(tmp_path)
+
+    def fsync(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match="no space left on device"):
+        asyncio.run(store.put({"a": b"1", "b": b"2"}))
+    monkeypatch.undo()
+    assert asyncio.run(store.list_keys()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    store.close()
+
+
+def _swap_many(path: Path, count: int, results: "multiprocessing.Queue[int]") -> None:
+    """Increment a counter in the register, retrying lost swaps; report how many were lost."""
+
+    async def run() -> int:
+        register, lost = SQLiteRegister.open(path), 0
+        for _ in range(count):
+            while True:
+                old = await register.read("counter") or b""
+                try:
+                    await register.swap("counter", old, b"%d" % (int(old) + 1))
+                except ConflictError:
+                    lost += 1
+                else:
+                    break
+        register.close()
+        return lost
+
+    results.put(asyncio.run(run()))
+
+
+def test_register_is_linearizable_between_processes(tmp_path: Path) -> None:
+    """Two processes that increment one counter by compare-and-swap lose no increment."""
+    path = tmp_path / "register.db"
+    register = SQLiteRegister.open(path)
+    asyncio.run(register.create("counter", b"0"))
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[int] = context.Queue()
+    workers = [context.Process(target=_swap_many, args=(path, 50, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert asyncio.run(register.read("counter")) == b"100"
+    register.close()
+
+
+def test_register_is_durable_and_synced(tmp_path: Path) -> None:
+    """The database runs in WAL mode with full synchronisation, and a value is there after reopening."""
+    path = tmp_path / "register.db"
+    register = SQLiteRegister.open(path)
+    asyncio.run(register.create("log", b"1"))
+    register.close()
+    again = SQLiteRegister.open(path)
+    assert asyncio.run(again.read("log")) == b"1"
+    again.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_register_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A file that is no database, or a folder, is a StorageError that names it."""
+    (tmp_path / "text").write_text("this is no database, but long enough to be looked at as one" * 20)
+    for path in (tmp_path / "text", tmp_path):
+        with pytest.raises(StorageError, match="cannot be opened"):
+            SQLiteRegister.open(path)
