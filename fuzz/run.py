@@ -9,6 +9,7 @@ code is then 1. To see a finding again: python fuzz/worker.py TARGET fuzz/findin
 
 import argparse
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,9 @@ FINDINGS = FOLDER / "findings"
 CORPUS = FOLDER / "corpus"
 _GRACE_S = 60
 """How much longer than asked a target may take to start and to stop; its start reads the whole corpus."""
-_STATUS = re.compile(r"^#\d+\s+\S+\s+cov: (\d+) ft: (\d+) corp: (\d+)/", re.MULTILINE)
+_INTERRUPTED = (72, 130, -signal.SIGINT)
+"""Exit codes after an interrupt: libFuzzer's, Python's, and none."""
+_STATUS = re.compile(r"^#(\d+)\s+\S+\s+cov: (\d+) ft: (\d+) corp: (\d+)/", re.MULTILINE)
 _EXECUTIONS = re.compile(r"^stat::number_of_executed_units:\s+(\d+)", re.MULTILINE)
 
 
@@ -73,25 +76,25 @@ def fuzz(name: str, seconds: int, running: list[subprocess.Popen[str]]) -> Resul
     ]
     started = time.monotonic()
     process = subprocess.Popen(  # noqa: S603 - our own program
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     running.append(process)
     try:
-        _, output = process.communicate(timeout=seconds + _GRACE_S)
-        fault = "" if process.returncode == 0 else _fault(output, process.returncode)
+        output, _ = process.communicate(timeout=seconds + _GRACE_S)
+        fault = "" if process.returncode in (0, *_INTERRUPTED) else _fault(output, process.returncode)
     except subprocess.TimeoutExpired:
         process.kill()
-        _, output = process.communicate()
+        output, _ = process.communicate()
         fault = "did not stop in time"
     status = _STATUS.findall(output)
-    edges, features, corpus = map(int, status[-1]) if status else (0, 0, 0)
+    done, edges, features, corpus = map(int, status[-1]) if status else (0, 0, 0, 0)
     executions = _EXECUTIONS.search(output)
     new = set(FINDINGS.glob(f"{name}-*")) - before
     if fault:
         (FINDINGS / f"{name}.log").write_text(output)
     return Result(
         name,
-        int(executions[1]) if executions else 0,
+        int(executions[1]) if executions else done,
         time.monotonic() - started,
         edges,
         features,
@@ -104,11 +107,9 @@ def fuzz(name: str, seconds: int, running: list[subprocess.Popen[str]]) -> Resul
 def _fault(output: str, code: int) -> str:
     """Return the one line that says best what went wrong."""
     lines = output.splitlines()
-    for position, line in enumerate(lines):
-        if "Uncaught Python exception" in line:
-            return " ".join(lines[position + 1 : position + 2])[:160]
-    errors = [line for line in lines if "ERROR: libFuzzer" in line or "Error" in line]
-    return (errors[-1] if errors else f"exit code {code}")[:160]
+    after = [position for position, line in enumerate(lines) if "Uncaught Python exception" in line]
+    errors = lines[after[0] + 1 :] if after else [line for line in lines if "ERROR: libFuzzer" in line]
+    return (errors[0].strip() if errors else f"exit code {code}")[:160]
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -148,6 +149,7 @@ def main() -> int:
         return 0
     running: list[subprocess.Popen[str]] = []
     results: list[Result] = []
+    is_interrupted = False
     with ThreadPoolExecutor(arguments.jobs) as pool:
         tasks = [pool.submit(fuzz, name, arguments.seconds, running) for name in names]
         try:
@@ -155,12 +157,16 @@ def main() -> int:
                 results.append(task.result())
                 print(f"{len(results)}/{len(names)} {results[-1].name}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
+            is_interrupted = True
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
-                process.kill()
+                process.send_signal(signal.SIGINT)
+            results += [task.result() for task in tasks[len(results) :] if not task.cancelled()]
             print("stopped; what follows is what was done", file=sys.stderr)
     print_table(results)
-    return 1 if any(item.findings for item in results) else 0
+    if any(item.findings for item in results):
+        return 1
+    return 130 if is_interrupted else 0
 
 
 if __name__ == "__main__":

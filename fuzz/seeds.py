@@ -48,6 +48,7 @@ from mtc.wire import (
     encode_tlv,
     find_pem_block,
 )
+from mtc.wire.der import MAX_OID_BYTES
 
 VECTORS = Path(os.environ.get("MTC_SHARED_VECTORS") or Path(__file__).parents[2] / "shared" / "vectors")
 """Where foreign vectors may lie; fuzzing works without them."""
@@ -304,7 +305,7 @@ def certificates() -> tuple[SeedCertificate, ...]:
 
 @cache
 def large_certificates() -> tuple[SeedCertificate, ...]:
-    """Return certificates that cost time: as many extensions as are read, one more, and real signature sizes."""
+    """Return certificates that cost time: at and above limits of extensions and OIDs, and with real signature sizes."""
     revision = REVISIONS["plants-07"]
     plain = Recipe(revision=revision, ca_id=issuer_of(revision, "sha256"))
     recipes = [
@@ -313,6 +314,10 @@ def large_certificates() -> tuple[SeedCertificate, ...]:
             revision=revision,
             ca_id=plain.ca_id,
             extensions=(*_LARGE_EXTENSIONS, Extension(f"{_UNKNOWN}.1000", b"")),
+        ),
+        *(
+            Recipe(revision=revision, ca_id=plain.ca_id, extensions=(Extension("1.3" + ".127" * arcs, b"\x05\x00"),))
+            for arcs in (MAX_OID_BYTES - 1, MAX_OID_BYTES)
         ),
         Recipe(
             revision=revision,

@@ -63,6 +63,7 @@ from mtc.trust import (
     trusted_ca_from_certificate,
     verify_certificate,
     verify_signature,
+    verify_signatures,
 )
 from mtc.wire import (
     DERReader,
@@ -406,8 +407,22 @@ def check_server_name(data: bytes) -> None:
 
 @_target(corpora.verify_seeds, is_certificate=True)
 def check_verify(data: bytes) -> None:
-    """Only certificates whose covered bytes are genuine verify: the TBSCertificate and the entry extensions."""
+    """Only certificates whose covered bytes are genuine verify: the TBSCertificate and the entry extensions.
+
+    And a batch gives the same verdict.
+    """
     store = corpora.trust_store()
+    (batched,) = verify_signatures([data], store, NOW)
+    refusal: Error | None = None
+    try:
+        verify_signature(data, store, NOW)
+    except (FormatError, ProofError, Rejected) as error:
+        refusal = error
+    if isinstance(batched, Error):
+        assert refusal is not None
+        assert batched.__reduce__() == refusal.__reduce__()
+    else:
+        assert refusal is None
     for verify in (verify_signature, verify_certificate):
         try:
             verified = verify(data, store, NOW)
@@ -533,7 +548,7 @@ def check_entry_bundle(data: bytes) -> None:
 def check_landmarks(data: bytes) -> None:
     """A landmarks file of either shape that parses is encoded to the same bytes, and its subtrees can be named."""
     revision = _revision(data)
-    with suppress(FormatError):
+    with suppress(FormatError, Rejected):
         landmarks = ActiveLandmarks.parse(data[1:], NOW, revision, max_active_landmarks=100)
         assert landmarks.encode() == data[1:]
         assert len(landmarks.active(NOW)) <= 100

@@ -1,11 +1,15 @@
 """Both kernels and the strict parser on some ten thousand mutated certificates; fuzz/kernels.py does millions."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 from fuzz.kernels import Outcome, run_chunk
+from fuzz.seeds import Recipe, build, issuer_formats, issuer_of
 
-from mtc.errors import Reason
+from mtc.cert import Certificate, Extension, TBSCertificateLogEntry
+from mtc.errors import FormatError, Reason
+from mtc.ids import DEFAULT_REVISION
 from mtc.kernel import Kernel, is_native_built, native_kernel, python_kernel
 
 EXECUTIONS = 20_000
@@ -57,6 +61,56 @@ def test_mutations_reach_deep_reasons() -> None:
     assert outcome.accepted > outcome.scans // 10
     reached = {reason.partition(".")[2] for reason in outcome.reasons}
     assert reached >= DEEP_REASONS
+
+
+@pytest.mark.parametrize("arcs", [511, 512])
+def test_an_object_identifier_has_at_most_512_bytes(arcs: int, kernel: Kernel) -> None:
+    """A kernel reads as long an extension OID as the parsers of log entries do, and no longer one."""
+    extension = Extension("1.3" + ".127" * arcs, b"\x05\x00")
+    seed = build(
+        Recipe(revision=DEFAULT_REVISION, ca_id=issuer_of(DEFAULT_REVISION, "sha256"), extensions=(extension,))
+    )
+    scan = kernel.scanner(issuer_formats()).scan
+    if arcs == 511:
+        assert scan(seed.der)[6] == seed.root
+        assert Certificate.parse(seed.der).extensions == (extension,)
+    else:
+        with pytest.raises(FormatError) as caught:
+            scan(seed.der)
+        assert caught.value.reason is Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("unique_id", "is_good"),
+    [
+        ("8102000a", True),
+        ("820304abc0", True),
+        ("810100", True),
+        ("820304abcf", False),
+        ("810101", False),
+        ("8100", False),
+    ],
+)
+def test_unused_bits_are_zero(unique_id: str, kernel: Kernel, *, is_good: bool) -> None:
+    """Unused bits of a bit string are there and zero, or neither a kernel nor the log entry's parser reads it."""
+    revision = DEFAULT_REVISION
+    plain = build(Recipe(revision=revision, ca_id=issuer_of(revision, "sha256"), extensions=()))
+    certificate = Certificate.parse(plain.der)
+    entry = certificate.log_entry(kernel.hasher("sha256")).tbs_certificate
+    assert entry is not None
+    damaged = replace(entry, tail=bytes.fromhex(unique_id))
+    der = Certificate.build(damaged, certificate.spki, certificate.serial, certificate.proof, revision)
+    scan = kernel.scanner(issuer_formats()).scan
+    if is_good:
+        scan(der)
+        assert TBSCertificateLogEntry.parse(damaged.encode()) == damaged
+        return
+    with pytest.raises(FormatError) as caught:
+        scan(der)
+    assert caught.value.reason is Reason.BAD_BIT_STRING
+    with pytest.raises(FormatError) as caught:
+        TBSCertificateLogEntry.parse(damaged.encode())
+    assert caught.value.reason is Reason.BAD_BIT_STRING
 
 
 @pytest.mark.slow

@@ -198,6 +198,12 @@ def test_what_is_no_document_is_refused(data: bytes) -> None:
     assert error.message.encode()
 
 
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_json_number_is_named(name: str) -> None:
+    """The constants that Python would read, and JSON does not have, are told by their name."""
+    refused(f'{{"version": {name}, "cas": []}}'.encode(), f"{name} is no JSON number", Reason.BAD_DOCUMENT)
+
+
 def test_the_line_of_a_json_fault_is_named() -> None:
     """A syntax error names line and column."""
     error = refused(b'{\n "version": 1,\n "cas": [}\n', "line 3, column 10", Reason.BAD_DOCUMENT)

@@ -89,6 +89,7 @@ def test_a_usual_certificate_is_accepted(kernel: Kernel) -> None:
         ("www.example.*", "www.example.com", False),
         ("**.example.com", "www.example.com", False),
         ("*example.com", "wwwexample.com", False),
+        ("*xexample.com", "www.example.com", False),
         ("*..example.com", "www.example.com", False),
         (".example.com", "www.example.com", False),
         ("localhost", "localhost", True),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 
 import pytest
@@ -104,10 +104,15 @@ def test_cosigners_and_subtrees_do_not_contradict_each_other() -> None:
         (lambda: TrustedSubtree(1, Subtree(0, 1 << 48), bytes(32)), Reason.BAD_SUBTREE),
         (lambda: replace(ca.cosigner(CA), state=CosignerState.FROZEN), Reason.BAD_POLICY),
         (lambda: replace(ca.cosigner(CA), frozen_at=FreezePoint(1, 1)), Reason.BAD_POLICY),
+        (
+            lambda: replace(ca.cosigner(CA), cosigner_id=TrustAnchorID.parse(".".join("1" * 121))),
+            Reason.BAD_TRUST_ANCHOR_ID,
+        ),
     ):
         with pytest.raises(FormatError) as caught:
             make()
         assert caught.value.reason is reason
+    assert replace(ca.cosigner(CA), cosigner_id=TrustAnchorID.parse(".".join("1" * 120))).name
     assert ca.trusted_ca(subtrees=[TrustedSubtree(1, Subtree(8, 8), bytes(32))]).subtree_index
     assert len(ca.trusted_ca(subtrees=[ca.trusted_subtree(0, 8)] * 2).subtree_index) == 1
 
@@ -193,19 +198,6 @@ def test_any_time_zone_is_the_same_moment(kernel: Kernel, hours: int) -> None:
     accepted(landmark_der(), trusting(kernel), Form.LANDMARK_RELATIVE, NOT_AFTER.astimezone(zone))
     late = (NOT_AFTER + timedelta(seconds=1)).astimezone(zone)
     refused(landmark_der(), trusting(kernel), Reason.EXPIRED, Rejected, late)
-
-
-class Nowhere(tzinfo):
-    """A time zone that does not know its offset, so that its times are naive."""
-
-    def utcoffset(self, moment: datetime | None) -> None:
-        """Know nothing."""
-
-    def dst(self, moment: datetime | None) -> None:
-        """Know nothing."""
-
-    def tzname(self, moment: datetime | None) -> None:
-        """Know nothing."""
 
 
 def test_a_naive_now_is_refused(kernel: Kernel) -> None:

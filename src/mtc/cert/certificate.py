@@ -66,9 +66,7 @@ class Certificate:
         ca_id, name_oid = _issuer(der[layout.issuer_start : layout.issuer_end], proof_oid)
         revisions = revision_of(proof_oid, name_oid)
         if all(revision.proof_oid != proof_oid for revision in REVISIONS.values()):
-            raise Rejected(
-                Reason.NOT_MTC, f"the signature algorithm {proof_oid} is not id-alg-mtcProof", oid=proof_oid
-            )
+            raise Rejected(Reason.NOT_MTC, f"the signature algorithm {proof_oid} is not id-alg-mtcProof", oid=proof_oid)
         if not revisions:
             raise Rejected(
                 Reason.DRAFT_MISMATCH,

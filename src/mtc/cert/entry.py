@@ -189,8 +189,9 @@ def _split_tail(tail: bytes, version: int) -> tuple[bytes | None, bytes | None, 
     """Return both unique IDs and the extensions behind the public key's fields."""
     reader = DERReader(tail, "the end of the TBSCertificateLogEntry")
     unique = [reader.read(tag) if reader.peek_tag() == tag else None for tag in (0x81, 0x82)]
-    if any(value is not None and (not value or value[0] > 7) for value in unique):
-        raise FormatError(Reason.BAD_BIT_STRING, "the log entry has a unique ID that is no bit string")
+    for value in unique:
+        if value is not None:
+            check_bit_string(value, 0, len(value), 0)
     extensions: tuple[Extension, ...] = ()
     if reader.peek_tag() == 0xA3:
         field = reader.enter(0xA3)

@@ -134,11 +134,7 @@ def main() -> None:
         # A file name may hold what the locale cannot show; it is escaped, as it is in error messages.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        try:
-            app()
-        finally:
-            # Here, and not while the interpreter shuts down, where a reader that has left would cost a traceback.
-            sys.stdout.flush()
+        app()
     except Error as error:
         if os.environ.get("MTC_DEBUG"):
             raise

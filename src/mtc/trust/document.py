@@ -136,7 +136,9 @@ def _no_constant(name: str) -> object:
 
 def _at(place: str, error: Error) -> FormatError:
     """Return the error of a part with its place in front."""
-    return FormatError(error.reason, f"{place}: {error.message}", **{"place": place, **error.facts})
+    # Below, a wrong name is a caller's mistake; here it is the document's.
+    reason = Reason.BAD_DOCUMENT if error.reason is Reason.USAGE else error.reason
+    return FormatError(reason, f"{place}: {error.message}", **{"place": place, **error.facts})
 
 
 def _integer(value: object, place: str, least: int, most: int) -> int:

@@ -16,6 +16,7 @@ from mtc.ids import MAX_LOG_NUMBER, DraftRevision, TrustAnchorID, encode_ca_name
 from mtc.kernel import IssuerFormat, Kernel, active_kernel
 from mtc.merkle import MAX_TREE_SIZE, Subtree
 from mtc.note import Quorum
+from mtc.note.cosigned_message import MAX_NAME_BYTES
 
 
 class CosignerState(StrEnum):
@@ -51,8 +52,13 @@ class Cosigner:
     """The ID's text, as policies name it."""
 
     def __post_init__(self) -> None:
-        """Refuse a freeze point without freezing, and the other way round."""
+        """Refuse a freeze point without freezing, the other way round, and a name that no signed message can hold."""
         object.__setattr__(self, "name", str(self.cosigner_id))
+        if len(self.cosigner_id.oid_name) > MAX_NAME_BYTES:
+            raise FormatError(
+                Reason.BAD_TRUST_ANCHOR_ID,
+                f"cosigner {self.name[:80]}… cannot sign: its name has more than {MAX_NAME_BYTES} characters",
+            )
         if (self.state is CosignerState.FROZEN) != (self.frozen_at is not None):
             raise FormatError(
                 Reason.BAD_POLICY, f"cosigner {self.name} is frozen exactly when it has a tree size to be frozen at"

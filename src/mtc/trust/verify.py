@@ -234,7 +234,11 @@ def _verify_cosignatures(der: bytes, scan: tuple[object, ...]) -> tuple[Cosigner
     quorum = ca.policy.quorum
     claimed = {cosigner.name for cosigner, _ in present}
     if not quorum.is_satisfied(claimed):
-        raise _rejected(scan, Reason.POLICY_NOT_MET, f"the cosigner policy is not met, there is no cosignature of {quorum.missing(claimed)}")
+        raise _rejected(
+            scan,
+            Reason.POLICY_NOT_MET,
+            f"the cosigner policy is not met, there is no cosignature of {quorum.missing(claimed)}",
+        )
     subtree, subtree_hash, log = Subtree(start, end), cast("bytes", scan[6]), log_id(ca.ca_id, log_number)
     valid: list[Cosigner] = []
     names: set[str] = set()
