@@ -1,0 +1,301 @@
+"""Sequencing: entries and a log's state give a batch, and a record with its staged round give the state back.
+
+The order of a round, and what a crash means after each step:
+
+1. *Stage* one object with everything the new tree needs. Crash: nobody refers to it; it is collected later.
+2. *Swap* the register from the old record to the new one. Lost: another sequencer was faster; stop. Crash: the tree is
+   decided, and recovery goes on with step 3.
+3. *Publish* tiles and entry bundles from the staged object. Crash: they are published again; the bytes are the same.
+4. *Sign* exactly the tree of the record. Crash: it is signed again; nothing else ever is.
+5. *Publish* the checkpoint. From here on the entries are acknowledged.
+
+An entry's index, and what depends on it, is assigned in `plan_batch` and nowhere else. A batch is never changed after
+it was staged: a sequencer that fails before step 2 plans anew, one that fails after it recovers.
+
+Spec: Merkle Tree Certificates, "Issuance Logs", "Issuing Standalone Certificates".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mtc.cert import EntryExtension, LogEntry
+from mtc.errors import ConflictError, FormatError, ProofError, Reason, UsageError
+from mtc.ids import DEFAULT_REVISION, DraftRevision
+from mtc.log.formats import MAX_REQUEST_KEY_BYTES, LogRecord, StagedRound, digest_of
+from mtc.merkle import MAX_TREE_SIZE, Frontier, Hasher, Subtree, cover
+from mtc.tiles import (
+    EntriesTile,
+    EntryBundle,
+    Tile,
+    TileEdge,
+    build_bundles,
+    build_tiles,
+    bundles_for_growth,
+    partial_tiles,
+    verify_edge,
+)
+
+ACCUMULATED_COUNT = 0xFF01
+"""Provisional entry extension type of the counter of accumulated entries."""
+ACCUMULATED_ENTRY = 0xFF01
+"""Provisional entry type of an accumulated entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEntry:
+    """An entry that waits for its index. type, body: of the log entry. not_after: POSIX seconds, 0 without validity.
+
+    request_key: idempotency key of the request, empty for none; at most 255 bytes.
+    """
+
+    type: int
+    body: bytes
+    not_after: int = 0
+    request_key: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Refuse a key that no staged round holds."""
+        if len(self.request_key) > MAX_REQUEST_KEY_BYTES:
+            raise UsageError(Reason.TOO_LARGE, f"an idempotency key has at most {MAX_REQUEST_KEY_BYTES} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """A log as its sequencer holds it between rounds.
+
+    record: what the register says. edge: the partial tiles. bundle: the bytes of the partial entry bundle, empty when
+    the last one is full.
+    """
+
+    record: LogRecord
+    edge: TileEdge
+    bundle: bytes = b""
+
+    @property
+    def tree_size(self) -> int:
+        """Number of entries."""
+        return self.record.tree_size
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one round will do. Nothing of it has happened yet.
+
+    state: the log afterwards. staged: the encoded staged round, for `staged_key`. objects: what to publish, by key.
+    indices: of the entries, in the order given. subtrees: the covering subtrees to be signed, with their hashes.
+    """
+
+    state: LogState
+    staged_key: str
+    staged: bytes
+    objects: Mapping[str, bytes]
+    indices: tuple[int, ...]
+    subtrees: tuple[tuple[Subtree, bytes], ...]
+
+
+def encode_accumulated_count(count: int) -> EntryExtension:
+    """Return the entry extension that carries the counter, a 48-bit integer."""
+    return EntryExtension(ACCUMULATED_COUNT, count.to_bytes(6, "big"))
+
+
+def accumulated_count(entry: LogEntry) -> int | None:
+    """Return the counter that an entry carries, None without one. Raises FormatError when it has not 6 bytes."""
+    for extension in entry.extensions:
+        if extension.type == ACCUMULATED_COUNT:
+            if len(extension.data) != 6:
+                raise FormatError(Reason.BAD_LENGTH, "the accumulated counter of an entry has 6 bytes")
+            return int.from_bytes(extension.data, "big")
+    return None
+
+
+def start_log(hasher: Hasher, log_number: int, now: int, *, has_counter: bool = False) -> LogState:
+    """Return the state of a new, empty log. now: POSIX seconds. has_counter: entries carry the accumulated counter."""
+    record = LogRecord(
+        log_number=log_number, tree_size=0, root_hash=hasher.empty, timestamp=now, has_counter=has_counter
+    )
+    return LogState(record, TileEdge(hasher.size))
+
+
+def plan_batch(
+    hasher: Hasher,
+    state: LogState,
+    pending: Sequence[PendingEntry],
+    now: int,
+    revision: DraftRevision = DEFAULT_REVISION,
+) -> Batch:
+    """Give indices to the pending entries and plan the round that appends them; an empty one only moves the time.
+
+    now: POSIX seconds. Raises ConflictError when it lies before the last checkpoint, because timestamps never go back;
+    UsageError when the log has no room for all entries (a log holds 2^48 - 1), when an entry is too large, or when two
+    requests have one key.
+    """
+    record = state.record
+    if now < record.timestamp:
+        raise ConflictError(
+            Reason.CONFLICT,
+            f"the clock says {now}, before the last checkpoint at {record.timestamp}; set the clock, or wait",
+            expected=record.timestamp,
+            got=now,
+        )
+    start, end = record.tree_size, record.tree_size + len(pending)
+    if end > MAX_TREE_SIZE:
+        raise UsageError(
+            Reason.TOO_LARGE,
+            f"log {record.log_number} has room for {MAX_TREE_SIZE - start} more entries, not for {len(pending)}; it "
+            "must be followed by the next log",
+            room=MAX_TREE_SIZE - start,
+        )
+    count = record.accumulated_count
+    entries: list[bytes] = []
+    indices: dict[bytes, int] = {}
+    for index, item in enumerate(pending, start):
+        count += item.type == ACCUMULATED_ENTRY
+        extensions = (encode_accumulated_count(count),) if record.has_counter else ()
+        entries.append(LogEntry(item.type, item.body, extensions).encode(revision))
+        if item.request_key and indices.setdefault(item.request_key, index) != index:
+            raise UsageError(Reason.DUPLICATE, "two requests of one round have the same idempotency key")
+    row = hasher.leaves(entries)
+    edge, tiles = build_tiles(hasher, state.edge, row)
+    bundles = build_bundles(start, state.bundle, entries)
+    prefix = str(record.log_number)
+    objects = {f"{prefix}/{tile.path}": data for tile, data in tiles.items()}
+    objects |= {f"{prefix}/{place.path}": data for place, data in bundles.items()}
+    staged = StagedRound(start, end, objects, indices).encode()
+    digest = digest_of(staged)
+    after = LogRecord(
+        log_number=record.log_number,
+        tree_size=end,
+        root_hash=edge.root(hasher),
+        timestamp=now,
+        accumulated_count=count,
+        latest_not_after=max([record.latest_not_after, *(item.not_after for item in pending)]),
+        staged_digest=digest,
+        has_counter=record.has_counter,
+    )
+    bundle = _partial_bundle(end, bundles, state.bundle)
+    subtrees = _subtrees_to_sign(hasher, state, row, start, end) if entries else ()
+    return Batch(
+        LogState(after, edge, bundle),
+        StagedRound.key_of(record.log_number, end, digest),
+        staged,
+        objects,
+        tuple(range(start, end)),
+        subtrees,
+    )
+
+
+def _partial_bundle(tree_size: int, bundles: Mapping[EntriesTile, bytes], before: bytes) -> bytes:
+    """Return the partial entry bundle of a tree, empty when there is none."""
+    if not tree_size % 256:
+        return b""
+    last = EntriesTile(tree_size // 256, tree_size % 256)
+    return bundles.get(last, before)
+
+
+def _subtrees_to_sign(
+    hasher: Hasher, state: LogState, row: bytes, start: int, end: int
+) -> tuple[tuple[Subtree, bytes], ...]:
+    """Return the subtrees that cover the new entries, with their hashes from the old edge and the new leaves."""
+    result = []
+    for subtree in cover(start, end):
+        if subtree.is_empty:
+            continue
+        below = subtree.start
+        nodes: list[tuple[int, bytes]] = []
+        if below < start:
+            nodes = _edge_nodes(hasher, state, below)
+            below = start
+        leaves = row[(below - start) * hasher.size : (subtree.end - start) * hasher.size]
+        result.append((subtree, _join(hasher, nodes, leaves, below - subtree.start)))
+    return tuple(result)
+
+
+def _edge_nodes(hasher: Hasher, state: LogState, start: int) -> list[tuple[int, bytes]]:
+    """Return (size, hash) of the nodes that make up [start, tree_size); `start` is where a covering subtree begins."""
+    frontier = state.edge.frontier(hasher)
+    nodes = []
+    position = 0
+    for bit, value in zip(_set_bits(frontier.tree_size), frontier.hashes, strict=True):
+        if position >= start:
+            nodes.append((1 << bit, value))
+        position += 1 << bit
+    return nodes
+
+
+def _set_bits(number: int) -> list[int]:
+    """Return the positions of the set bits, highest first."""
+    return [bit for bit in range(number.bit_length() - 1, -1, -1) if number >> bit & 1]
+
+
+def _join(hasher: Hasher, nodes: Sequence[tuple[int, bytes]], row: bytes, offset: int) -> bytes:
+    """Return the hash of a subtree that begins with `nodes`, `offset` entries, and goes on with the leaves of a row."""
+    if sum(size for size, _ in nodes) != offset:
+        raise AssertionError("a covering subtree must begin at a node of the old tree's edge")
+    return Frontier(offset, tuple(value for _, value in nodes)).extended(hasher, row).root(hasher)
+
+
+def plan_recovery(
+    hasher: Hasher, record: LogRecord, staged: bytes | None, published: Mapping[str, bytes]
+) -> tuple[LogState, StagedRound | None]:
+    """Return the state that a record stands for, and the round to publish again if it is still staged.
+
+    staged: the object that the record names, None when it was collected after its publication. published: by key, at
+    least what `recovery_keys` names, as far as it is there; staged objects take precedence. Everything is proven
+    against the record's root before it is believed. Raises ConflictError when storage contradicts or lacks what the
+    register decided, with what to do; nothing is signed then.
+    """
+    round_: StagedRound | None = None
+    if staged is not None:
+        if digest_of(staged) != record.staged_digest:
+            raise _contradiction(record, "the staged round is not the one that the register names")
+        round_ = StagedRound.parse(staged)
+        if round_.new_size != record.tree_size:
+            raise _contradiction(record, "the staged round leads to another size")
+    available = {**published, **(round_.objects if round_ is not None else {})}
+    prefix = str(record.log_number)
+    contents = []
+    for tile in partial_tiles(record.tree_size):
+        content = available.get(f"{prefix}/{tile.path}")
+        if content is None:
+            raise _contradiction(record, f"{tile} is missing")
+        contents.append(content)
+    try:
+        edge = verify_edge(hasher, record.tree_size, contents, record.root_hash)
+        bundle = _recover_bundle(hasher, record, edge, available)
+    except (FormatError, ProofError) as error:
+        raise _contradiction(record, error.message) from None
+    return LogState(record, edge, bundle), round_
+
+
+def recovery_keys(record: LogRecord) -> list[str]:
+    """Return the keys of the published objects that `plan_recovery` needs when nothing is staged."""
+    places: list[Tile | EntriesTile] = list(partial_tiles(record.tree_size))
+    if record.tree_size % 256:
+        places += bundles_for_growth(record.tree_size - 1, record.tree_size)
+    return [f"{record.log_number}/{place.path}" for place in places]
+
+
+def _recover_bundle(hasher: Hasher, record: LogRecord, edge: TileEdge, available: Mapping[str, bytes]) -> bytes:
+    """Return the partial entry bundle, its entries proven against the partial tile of their hashes."""
+    width = record.tree_size % 256
+    if not width:
+        return b""
+    place = EntriesTile(record.tree_size // 256, width)
+    data = available.get(f"{record.log_number}/{place.path}")
+    if data is None:
+        raise FormatError(Reason.BAD_TILE, f"{place} is missing")
+    entries = EntryBundle.parse(data, width).entries
+    if hasher.leaves(entries) != edge.rows[0]:
+        raise ProofError(Reason.HASH_MISMATCH, f"{place} holds other entries than its tile")
+    return data
+
+
+def _contradiction(record: LogRecord, what: str) -> ConflictError:
+    """Make the error for storage that does not fit the register."""
+    return ConflictError(
+        Reason.CONFLICT,
+        f"the storage of log {record.log_number} does not fit its register at {record.tree_size} entries: {what}. Do "
+        "not sign; bring the storage of the same moment as the register back, or follow this log with the next one",
+        log=record.log_number,
+        tree_size=record.tree_size,
+    )
