@@ -49,7 +49,7 @@ ROOMS: dict[tuple[str, int], Room] = {
     ("tiles", 1): _room("merkle wire kernel", "entry bundles are encoded, tiles are built in the kernel"),
     ("note", 1): _room("merkle crypto ids wire", "cosigners sign subtrees and have IDs"),
     ("cert", 1): _room("merkle wire kernel ids crypto", "a certificate holds a proof and signatures of cosigners"),
-    ("landmark", 1): _room("merkle ids", "a landmark is a tree size with an ID"),
+    ("landmark", 1): _room("merkle ids wire", "a landmark is a tree size with an ID and, in files, a POSIX time"),
     ("profile", 1): _room("crypto ids", "a profile names algorithms and a draft revision"),
     ("log", 2): _room(FORMATS, "machines look down"),
     ("cosign", 2): _room(FORMATS, "machines look down"),

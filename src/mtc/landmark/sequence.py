@@ -6,19 +6,19 @@ Spec: Merkle Tree Certificates, "Landmark-Relative Certificates".
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from mtc.errors import FormatError, Reason, Rejected, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision
 from mtc.merkle import MAX_TREE_SIZE, Subtree, cover
+from mtc.wire import posix_seconds
 
 MAX_LANDMARK_NUMBER = 2**48 - 1
 """Largest number of a landmark."""
 MAX_EXPIRY = 2**63 - 1
 """Largest expiry, POSIX seconds; the limit of timestamps elsewhere in transparency logs."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
 
@@ -129,9 +129,10 @@ class LandmarkSequence:
             return self
         expiry = None
         if self.revision.landmarks_have_expiry:
-            end = now + max_lifetime if latest_not_after is None else max(now + max_lifetime, _aware(latest_not_after))
+            ends = [now + max_lifetime] if latest_not_after is None else [now + max_lifetime, latest_not_after]
             # Rounded up, because an expiry must not lie before a notAfter.
-            expiry = max(self.latest.expiry or 0, posix_seconds(end + _SECOND - timedelta(microseconds=1)))
+            seconds_up = [posix_seconds(end + _SECOND - timedelta(microseconds=1)) for end in ends]
+            expiry = max(self.latest.expiry or 0, *seconds_up)
         landmark = Landmark(self.latest.number + 1, tree_size, expiry)
         return replace(self, landmarks=(*self.landmarks, landmark), allocated_at=seconds)
 
@@ -218,18 +219,6 @@ def check_run(landmarks: Sequence[Landmark], revision: DraftRevision) -> None:
                 "strictly increase, expiries never decrease",
                 number=after.number,
             )
-
-
-def posix_seconds(moment: datetime) -> int:
-    """Return the POSIX seconds of an aware datetime, rounded down. Raises UsageError for a naive one."""
-    return (_aware(moment) - _EPOCH) // _SECOND
-
-
-def _aware(moment: datetime) -> datetime:
-    """Refuse a datetime that does not say in which zone it is."""
-    if moment.tzinfo is None:
-        raise UsageError(Reason.USAGE, f"{moment!r} has no time zone")
-    return moment
 
 
 def _check_durations(max_lifetime: timedelta, interval: timedelta) -> None:

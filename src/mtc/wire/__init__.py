@@ -20,6 +20,7 @@ from mtc.wire.der import (
     encode_time,
     encode_tlv,
     encode_utf8_string,
+    posix_seconds,
 )
 from mtc.wire.pem import PEMBlock, encode_pem, find_pem_block, parse_pem
 from mtc.wire.text import decode_base64, decode_decimal, encode_base64
@@ -48,4 +49,5 @@ __all__ = [
     "encode_utf8_string",
     "find_pem_block",
     "parse_pem",
+    "posix_seconds",
 ]

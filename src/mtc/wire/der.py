@@ -307,5 +307,7 @@ def encode_time(moment: datetime) -> bytes:
 
 
 def posix_seconds(moment: datetime) -> int:
-    """Return whole POSIX seconds of an aware datetime, rounded down."""
+    """Return whole POSIX seconds of an aware datetime, rounded down. Raises UsageError for one without a time zone."""
+    if moment.tzinfo is None:
+        raise UsageError(Reason.USAGE, f"{moment!r} has no time zone")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
