@@ -52,7 +52,7 @@ from mtc.ids import (
 )
 from mtc.kernel import python_kernel
 from mtc.landmark import ActiveLandmarks, LandmarkSequence
-from mtc.merkle import Subtree
+from mtc.merkle import RowReader, Subtree, prove_consistency, prove_inclusion, root_hash
 from mtc.note import (
     Checkpoint,
     CosignedMessage,
@@ -113,6 +113,30 @@ def _readable() -> list[tuple[bytes, DraftRevision]]:
             continue
         readable.append((der, revision))
     return readable
+
+
+def tree_proof_seeds() -> list[bytes]:
+    """Return true proofs: hash, start, end, index or tree size, what is proven, root, and the sibling hashes."""
+    made = []
+    for number, name in enumerate(("sha256", "sm3")):
+        hasher = python_kernel().hasher(name)
+        row = hasher.leaves(b"%d" % leaf for leaf in range(21))
+        reader = RowReader(hasher, row)
+        for start, end in ((0, 1), (0, 8), (8, 13), (16, 21), (0, 21), (12, 14)):
+            head = bytes((number,)) + start.to_bytes(6, "big") + end.to_bytes(6, "big")
+            subtree = Subtree(start, end)
+            node = root_hash(hasher, row[32 * start : 32 * end])
+            leaf = row[32 * (end - 1) : 32 * end]
+            inclusion = b"".join(prove_inclusion(hasher, reader, subtree, end - 1))
+            made.append(b"".join((head, _place(end - 1), leaf, node, inclusion)))
+            consistency = b"".join(prove_consistency(hasher, reader, subtree, 21))
+            made.append(head + _place(21) + node + root_hash(hasher, row) + consistency)
+    return made
+
+
+def _place(number: int) -> bytes:
+    """Return an index or tree size, and the byte that pads it."""
+    return number.to_bytes(6, "big") + b"\x00"
 
 
 def log_entry_seeds() -> list[bytes]:

@@ -229,7 +229,7 @@ def _add_proof(report: Report, proof: MTCProof, certificate: Certificate) -> Non
         size = 3 + len(item.cosigner_id) + len(item.signature)
         report.add(f"proof: cosigner {item.name}", short(item.signature, 8), size)
     named = sum(size for _, _, size in report.fields if size is not None)
-    report.add("framing (tags and lengths, second algorithm)", None, report.size - named)
+    report.add("framing", "tags, lengths, outer algorithm", report.size - named)
 
 
 def _describe_ca(ca: CACertificate, layout: CertificateLayout) -> Report:
