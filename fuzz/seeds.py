@@ -33,6 +33,7 @@ from mtc.cert import (
     encode_subject_alt_name,
     entry_hash,
 )
+from mtc.cert import issuer_format as format_of_issuer
 from mtc.crypto import LocalSigner, parse_signature_algorithm
 from mtc.ids import REVISIONS, DraftRevision, TrustAnchorID, encode_ca_name, serial_number
 from mtc.kernel import HASH_SIZES, IssuerFormat, python_kernel
@@ -374,7 +375,7 @@ def issuer_formats() -> dict[bytes, IssuerFormat]:
 
 def issuer_format(revision: DraftRevision, hash_name: str, owner: object) -> IssuerFormat:
     """Describe the certificates of a revision to a scanner."""
-    return IssuerFormat(revision.proof_algorithm, revision.signatures_width, revision.id_limit, hash_name, owner)
+    return format_of_issuer(revision, hash_name, owner)
 
 
 def all_certificates() -> Iterator[tuple[bytes, DraftRevision]]:

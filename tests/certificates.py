@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mtc.cert import issuer_format as format_of_issuer
 from mtc.ids import DEFAULT_REVISION, REVISIONS, TrustAnchorID, encode_ca_name
 from mtc.kernel import IssuerFormat
 from mtc.wire import (
@@ -37,7 +38,7 @@ TRUE = b"\x01\x01\xff"
 
 def issuer_format(hash_name: str = "sha256", owner: object = "the owner") -> IssuerFormat:
     """Return the format of the certificates made here."""
-    return IssuerFormat(ALGORITHM, DEFAULT_REVISION.signatures_width, DEFAULT_REVISION.id_limit, hash_name, owner)
+    return format_of_issuer(DEFAULT_REVISION, hash_name, owner)
 
 
 def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
@@ -121,10 +122,9 @@ class Parts:
         outer = self.signature if self.outer_signature is None else self.outer_signature
         return encode_sequence(tbs, outer, encode_tlv(0x03, self.unused_bits + self.proof), self.outer_tail)
 
-    def entry_hash(self, hash_name: str = "sha256", extensions: bytes = b"") -> bytes:
-        """Return the hash of the log entry behind the certificate, put together from the draft's text."""
-        spki_hash = hashlib.new(hash_name, self.spki).digest()
-        entry = b"".join(
+    def log_entry(self, hash_name: str = "sha256", extensions: bytes = b"") -> bytes:
+        """Return the log entry behind the certificate, put together from the draft's text."""
+        return b"".join(
             (
                 Writer().vector(extensions, 2).encode(),
                 b"\x00\x01",
@@ -133,11 +133,14 @@ class Parts:
                 self.validity,
                 self.subject,
                 self.spki_algorithm,
-                b"\x04\x20" + spki_hash,
+                b"\x04\x20" + hashlib.new(hash_name, self.spki).digest(),
                 self.rest,
             )
         )
-        return hashlib.new(hash_name, b"\x00" + entry).digest()
+
+    def entry_hash(self, hash_name: str = "sha256", extensions: bytes = b"") -> bytes:
+        """Return the leaf hash of the log entry."""
+        return hashlib.new(hash_name, b"\x00" + self.log_entry(hash_name, extensions)).digest()
 
 
 def extensions_of_a_leaf() -> list[bytes]:
@@ -190,9 +193,7 @@ FOREIGN = (
     "certs_demo_plants07.json",
 )
 FORMATS = {
-    encode_ca_name(CA_ID, revision): IssuerFormat(
-        revision.proof_algorithm, revision.signatures_width, revision.id_limit, "sha256", name
-    )
+    encode_ca_name(CA_ID, revision): format_of_issuer(revision, "sha256", name)
     for name, revision in REVISIONS.items()
     if name in {"plants-04", "plants-06", "plants-07"}  # -05 has the names and bytes of -04
 }

@@ -225,3 +225,15 @@ def test_output_for_people_and_scripts(demo_folder: Path, capsys: pytest.Capture
     assert "\x1b" not in shown
     assert inspect_file(file, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["file"] == file
+
+
+def test_foreign_text_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control and direction characters of a foreign text are escaped before they are printed."""
+    origin = "log.example/\u202egnp.\u0085"
+    (tmp_path / "checkpoint").write_bytes(Checkpoint(origin, 5, bytes(32)).encode())
+    with suppress(Error):
+        inspect_file(str(tmp_path / "checkpoint"), as_json=False)
+    printed = "".join(capsys.readouterr())
+    assert "\u202e" not in printed
+    assert "\u0085" not in printed
+    assert "\\u202e" in printed

@@ -33,6 +33,7 @@ from tests.certificates import (
 from tests.outcomes import outcome, outcome_of
 from tests.strategies import HASH_SIZE
 
+from mtc.cert import MAX_ENTRY_BYTES, Certificate
 from mtc.errors import Error, FormatError, ProofError, Reason, Rejected
 from mtc.ids import REVISIONS, TrustAnchorID, encode_ca_name
 from mtc.kernel import (
@@ -507,9 +508,24 @@ def test_largest_certificates(kernel: Kernel) -> None:
     rest = MAX_CERTIFICATE_BYTES - frame
     largest = Parts(subject=encode_tlv(0x30, bytes(rest))).encode()
     assert len(largest) == MAX_CERTIFICATE_BYTES
-    assert scan(kernel, largest).end == 6
+    unlimited = {CA_NAME: issuer_format()._replace(entry_limit=MAX_CERTIFICATE_BYTES)}
+    assert scan(kernel, largest, unlimited).end == 6
     beyond = Parts(subject=encode_tlv(0x30, bytes(rest + 1))).encode()
     assert reason_of(kernel, beyond) == (FormatError, Reason.TOO_LARGE, 0)
+
+
+def test_entries_up_to_the_limit(kernel: Kernel) -> None:
+    """A certificate whose log entry has 65,535 bytes is read; one byte more is too large where the draft says MUST."""
+    small = Parts(subject=encode_tlv(0x30, bytes(1 << 15)))
+    rest = MAX_ENTRY_BYTES - len(small.log_entry()) + (1 << 15)
+    largest = Parts(subject=encode_tlv(0x30, bytes(rest)))
+    assert len(largest.log_entry()) == MAX_ENTRY_BYTES
+    assert scan(kernel, largest.encode()).entry_hash == largest.entry_hash()
+    beyond = Parts(subject=encode_tlv(0x30, bytes(rest + 1))).encode()
+    assert reason_of(kernel, beyond)[:2] == (FormatError, Reason.TOO_LARGE)
+    with pytest.raises(FormatError) as caught:
+        Certificate.parse(beyond)
+    assert caught.value.reason is Reason.TOO_LARGE
 
 
 def test_proof_of_another_revision_does_not_fit(kernel: Kernel) -> None:

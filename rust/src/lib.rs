@@ -203,6 +203,7 @@ struct Issuer {
     signature_algorithm: Vec<u8>,
     signatures_width: usize,
     id_limit: usize,
+    entry_limit: usize,
     hash: HashName,
     owner: Py<PyAny>,
 }
@@ -276,6 +277,17 @@ fn scan_for<'a, H: TreeHash>(der: &[u8], layout: layout::Layout, issuer: &'a Iss
     if index < start || index >= end {
         return Err(Fault("index-not-in-subtree", proof.extensions.1));
     }
+    let entry_size = (proof.extensions.1 - proof.extensions.0)
+        + 2
+        + (layout.version_end - layout.fields_start)
+        + (layout.spki.0 - layout.issuer.0)
+        + (layout.spki_algorithm.1 - layout.spki_algorithm.0)
+        + 2
+        + HASH_SIZE
+        + (layout.tbs_end - layout.spki.1);
+    if entry_size > issuer.entry_limit {
+        return Err(Fault("too-large", layout.fields_start));
+    }
     let spki_hash = H::digest(&[&der[layout.spki.0..layout.spki.1]]);
     let entry_hash = H::digest(&[
         &[0],
@@ -336,18 +348,19 @@ fn to_tuple<'py>(py: Python<'py>, scanned: &Scanned<'_>) -> PyResult<Bound<'py, 
 
 #[pymethods]
 impl NativeScanner {
-    /// issuers: distinguished name DER -> (algorithm DER, signatures width, ID limit, hash name, owner).
+    /// issuers: distinguished name DER -> (algorithm DER, signatures width, ID limit, entry limit, hash name, owner).
     #[new]
     fn new(issuers: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut table = HashMap::new();
         for (name, form) in issuers {
-            let (algorithm, signatures_width, id_limit, hash_name, owner): (Vec<u8>, usize, usize, String, Py<PyAny>) =
-                form.extract()?;
+            type Form = (Vec<u8>, usize, usize, usize, String, Py<PyAny>);
+            let (algorithm, signatures_width, id_limit, entry_limit, hash_name, owner): Form = form.extract()?;
             let hash = HashName::parse(&hash_name)?;
             let issuer = Issuer {
                 signature_algorithm: algorithm,
                 signatures_width,
                 id_limit,
+                entry_limit,
                 hash,
                 owner,
             };

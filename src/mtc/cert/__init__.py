@@ -7,7 +7,7 @@ Anchor Identifiers, "Certificate Properties".
 """
 
 from mtc.cert.ca import PREFIX_URL_OID, CACertificate, encode_ca_certificate
-from mtc.cert.certificate import Certificate, CertificateFacts, identify_certificate
+from mtc.cert.certificate import Certificate, CertificateFacts, identify_certificate, issuer_format
 from mtc.cert.entry import (
     MAX_ENTRY_BYTES,
     EntryExtension,
@@ -57,6 +57,7 @@ __all__ = [
     "entry_hash",
     "format_name",
     "identify_certificate",
+    "issuer_format",
     "parse_certificate_chains",
     "parse_extensions",
 ]

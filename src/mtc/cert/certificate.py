@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
-from mtc.cert.entry import LogEntry, TBSCertificateLogEntry
+from mtc.cert.entry import LogEntry, TBSCertificateLogEntry, encode_entry_extensions, entry_limit
 from mtc.cert.proof import MTCProof
 from mtc.cert.x509 import Extension, assemble_certificate, parse_extensions
 from mtc.errors import Error, FormatError, Reason, Rejected
 from mtc.ids import DEFAULT_REVISION, REVISIONS, DraftRevision, TrustAnchorID, parse_ca_name, revision_of, split_serial
-from mtc.kernel import CertificateLayout, parse_layout
+from mtc.kernel import CertificateLayout, IssuerFormat, entry_size, parse_layout
 from mtc.merkle import Hasher
 from mtc.wire import DERReader, Tag, encode_integer, encode_sequence
 
@@ -24,6 +24,18 @@ class CertificateFacts:
     ca_id: TrustAnchorID | None = None
     log_number: int | None = None
     index: int | None = None
+
+
+def issuer_format(revision: DraftRevision, hash_name: str, owner: object) -> IssuerFormat:
+    """Describe the certificates of a CA of that revision to a kernel's scanner; `owner` comes back in `Scan.owner`."""
+    return IssuerFormat(
+        revision.proof_algorithm,
+        revision.signatures_width,
+        revision.id_limit,
+        entry_limit(revision),
+        hash_name,
+        owner,
+    )
 
 
 def identify_certificate(der: bytes) -> CertificateFacts:
@@ -89,6 +101,11 @@ class Certificate:
         proof = MTCProof.parse_within(der, layout.value_start + 1, layout.value_end, revision, hash_size)
         certificate = Certificate(der, layout, revisions, proof, ca_id)
         split_serial(certificate.serial)
+        size = entry_size(layout, len(encode_entry_extensions(proof.extensions)), hash_size)
+        if size > entry_limit(revision):
+            raise FormatError(
+                Reason.TOO_LARGE, f"the certificate's log entry has {size} bytes, no log holds it", got=size
+            )
         return certificate
 
     @staticmethod

@@ -10,7 +10,7 @@ from enum import IntEnum
 from mtc.cert.x509 import Extension, encode_extensions, parse_extensions
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, parse_ca_name
-from mtc.kernel import check_bit_string, check_entry_extensions
+from mtc.kernel import MAX_CERTIFICATE_BYTES, check_bit_string, check_entry_extensions
 from mtc.merkle import Hasher
 from mtc.wire import (
     DERReader,
@@ -26,6 +26,14 @@ from mtc.wire import (
 
 MAX_ENTRY_BYTES = 65535
 """Largest log entry, as an entry bundle carries it; a MUST from -06 on."""
+
+
+def entry_limit(revision: DraftRevision) -> int:
+    """Return the largest log entry in bytes that a relying party of this revision accepts a certificate for.
+
+    Where the limit is a MUST, a larger entry is in no log that anybody could read. Before, only certificates have one.
+    """
+    return MAX_ENTRY_BYTES if revision.entry_limit_is_must else MAX_CERTIFICATE_BYTES
 
 
 class EntryType(IntEnum):

@@ -58,25 +58,26 @@ def recognise(data: bytes, name: str = "") -> Report:
     tries: list[tuple[str, Describe]]
     if _is_text(data):
         tries = [
-            ("landmarks file", describe_landmarks),
-            ("checkpoint", describe_note),
-            ("policy file", describe_policy),
-            ("verifier key", describe_vkey),
+            ("a landmarks file", describe_landmarks),
+            ("a checkpoint", describe_note),
+            ("a policy file", describe_policy),
+            ("a verifier key", describe_vkey),
         ]
     else:
         tries = []
     binary: list[tuple[str, Describe]] = [
-        ("log entry", _describe_known_entry),
-        ("entry bundle", lambda raw: describe_bundle(raw, name)),
-        ("tile", lambda raw: describe_tile(raw, name)),
-        ("log entry of an unknown type", describe_entry),
+        ("a log entry", _describe_known_entry),
+        ("an entry bundle", lambda raw: describe_bundle(raw, name)),
+        ("a tile", lambda raw: describe_tile(raw, name)),
+        ("a log entry of an unknown type", describe_entry),
+        ("a certificate", describe_der),
     ]
     faults = []
     for kind, describe in tries + binary:
         try:
             return describe(data)
         except Error as error:
-            faults.append(f"not a {kind}: {error.message}")
+            faults.append(f"not {kind}: {error.message}")
     shown = faults[: len(tries)] if tries else faults
     raise FormatError(Reason.UNKNOWN_FORMAT, "the file is of no known kind\n  " + "\n  ".join(shown))
 

@@ -39,9 +39,14 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def shown(text: str) -> str:
+    """Return foreign text as it may be printed: markup and characters that steer a terminal are escaped."""
+    return escape("".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text))
+
+
 def print_error(error: Error) -> None:
     """Print one error for people."""
-    error_console().print(f"[bold red]mtc:[/] {escape(error.message)} [dim]({error.reason})[/]")
+    error_console().print(f"[bold red]mtc:[/] {shown(error.message)} [dim]({error.reason})[/]")
 
 
 def fail(error: Error, code: ExitCode = ExitCode.USAGE) -> NoReturn:

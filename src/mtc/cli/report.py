@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rich.console import Console, RenderableType
-from rich.markup import escape
 
-from mtc.cli.output import table
+from mtc.cli.output import shown, table
 
 Value = str | int | bool | None
 """What a field holds; numbers above 2^53 are written as text in JSON."""
@@ -62,19 +61,18 @@ class Report:
 
     def print(self, out: Console) -> None:
         """Print the report and its parts."""
-        out.print(f"[bold]{escape(self.title)}[/]  [dim]{self.size:,} bytes[/]")
+        out.print(f"[bold]{shown(self.title)}[/]  [dim]{self.size:,} bytes[/]")
         rows = table("field", "value", "bytes", numeric=(2,))
         for name, value, size in self.fields:
             text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and name in _COUNTS else value
-            shown = "" if text is None else str(text)
-            rows.add_row(escape(name), escape(shown), "" if size is None else f"{size:,}")
+            rows.add_row(shown(name), shown("" if text is None else str(text)), "" if size is None else f"{size:,}")
         if self.fields:
             out.print(rows)
         for title, picture in self.pictures:
-            out.print(f"\n[bold]{escape(title)}[/]")
+            out.print(f"\n[bold]{shown(title)}[/]")
             out.print(picture)
         for note in self.notes:
-            out.print(f"[yellow]note:[/] {escape(note)}")
+            out.print(f"[yellow]note:[/] {shown(note)}")
         for child in self.children:
             out.print()
             child.print(out)

@@ -5,10 +5,8 @@ import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from rich.markup import escape
-
 from mtc.cert import identify_certificate
-from mtc.cli.output import ExitCode, console, named, print_error, read_input
+from mtc.cli.output import ExitCode, console, named, print_error, read_input, shown
 from mtc.errors import Error, Reason, UsageError
 from mtc.trust import ServerName, TrustStore, parse_trust_store, verify_certificate
 from mtc.wire import find_pem_block
@@ -107,9 +105,9 @@ def print_verdict(verdict: Verdict) -> None:
         if verdict.log is not None:
             where += f", log {verdict.log}, entry {verdict.index}"
     if verdict.valid:
-        console().print(f"[bold green]valid[/]    {escape(verdict.file)}  [dim]{verdict.form}, {where}[/]")
+        console().print(f"[bold green]valid[/]    {shown(verdict.file)}  [dim]{verdict.form}, {where}[/]")
     else:
         console().print(
-            f"[bold red]invalid[/]  {escape(verdict.file)}  {escape(verdict.message or '')} "
+            f"[bold red]invalid[/]  {shown(verdict.file)}  {shown(verdict.message or '')} "
             f"[dim]({verdict.reason}{'; ' if where else ''}{where})[/]"
         )

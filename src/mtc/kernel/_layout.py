@@ -332,6 +332,23 @@ def parse_proof_layout(  # noqa: PLR0913 - three numbers describe the draft revi
     )
 
 
+def entry_size(layout: CertificateLayout, extensions_size: int, hash_size: int) -> int:
+    """Return the bytes of the log entry that a certificate stands for.
+
+    extensions_size: of the entry extensions with their 2-byte length. hash_size: of the public key's hash.
+    """
+    return (
+        extensions_size
+        + 2
+        + (layout.version_end - layout.fields_start)
+        + (layout.spki_start - layout.issuer_start)
+        + (layout.spki_algorithm_end - layout.spki_algorithm_start)
+        + 2
+        + hash_size
+        + (layout.tbs_end - layout.spki_end)
+    )
+
+
 def check_entry_extensions(data: bytes, at: int, end: int) -> None:
     """Refuse entry extensions that are cut off or whose types do not strictly ascend."""
     last = -1

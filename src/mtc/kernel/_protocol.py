@@ -26,6 +26,8 @@ class IssuerFormat(NamedTuple):
     """Bytes of the length of MTCProof's signatures vector: 2 or 3."""
     id_limit: int
     """Longest cosigner ID in bytes."""
+    entry_limit: int
+    """Largest log entry in bytes; a certificate of a larger one is refused."""
     hash_name: str
     """The log's hash: `sha256` or `sm3`."""
     owner: object

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mtc import merkle
 from mtc.errors import Error, FormatError, Reason, UsageError
 from mtc.kernel._faults import fault
-from mtc.kernel._layout import frame_extension, parse_layout, parse_proof_layout, tlv
+from mtc.kernel._layout import entry_size, frame_extension, parse_layout, parse_proof_layout, tlv
 from mtc.kernel._protocol import IssuerFormat, Scanner, hash_size
 
 
@@ -92,6 +92,8 @@ class PythonScanner:
             raise fault(Reason.BAD_SUBTREE, proof.extensions_end)
         if not proof.start <= index < proof.end:
             raise fault(Reason.INDEX_NOT_IN_SUBTREE, proof.extensions_end)
+        if entry_size(layout, proof.extensions_end - proof.extensions_start, hasher.size) > form.entry_limit:
+            raise fault(Reason.TOO_LARGE, layout.fields_start)
         entry_hash = hasher.leaf(
             b"".join(
                 (

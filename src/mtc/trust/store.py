@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
-from mtc.cert import CACertificate, SerialRanges
+from mtc.cert import CACertificate, SerialRanges, issuer_format
 from mtc.crypto import HASH_ALGORITHMS, HashAlgorithm, Verifier
 from mtc.errors import Error, FormatError, Reason
 from mtc.ids import MAX_LOG_NUMBER, DraftRevision, TrustAnchorID, encode_ca_name
-from mtc.kernel import IssuerFormat, Kernel, active_kernel
+from mtc.kernel import Kernel, active_kernel
 from mtc.merkle import MAX_TREE_SIZE, Subtree
 from mtc.note import Quorum
 from mtc.note.cosigned_message import MAX_NAME_BYTES
@@ -222,7 +222,9 @@ class TrustStore:
                     Reason.DUPLICATE, f"CA {ca.ca_id} stands twice; one CA speaks one draft revision", ca=str(ca.ca_id)
                 )
             self._cas[ca.ca_id.binary] = ca
-        scanner = self.kernel.scanner({ca.name: _issuer_format(ca) for ca in self._cas.values()})
+        scanner = self.kernel.scanner(
+            {ca.name: issuer_format(ca.revision, ca.hash.name, ca) for ca in self._cas.values()}
+        )
         self.scan: Callable[[bytes], tuple[object, ...]] = scanner.scan
         """The kernel's scan for these CAs; `Scan.owner` is the `TrustedCA`."""
         self.scan_many: Callable[[Sequence[bytes]], list[tuple[object, ...] | Error]] = scanner.scan_many
@@ -235,12 +237,6 @@ class TrustStore:
     def find_ca(self, ca_id: TrustAnchorID) -> TrustedCA | None:
         """Return the CA with that ID, if it is trusted."""
         return self._cas.get(ca_id.binary)
-
-
-def _issuer_format(ca: TrustedCA) -> IssuerFormat:
-    """Describe a CA's certificates to the kernel."""
-    revision = ca.revision
-    return IssuerFormat(revision.proof_algorithm, revision.signatures_width, revision.id_limit, ca.hash.name, ca)
 
 
 def trusted_ca_from_certificate(certificate: CACertificate) -> TrustedCA:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mtc.errors import FormatError, Reason, UsageError
 
-MAX_PEM_BYTES = 64 * 1024 * 1024
+MAX_PEM_BYTES = 16 * 1024 * 1024
 """Largest PEM text read."""
 MAX_PEM_BLOCKS = 10_000
 """Most blocks in one PEM text."""
