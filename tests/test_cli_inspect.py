@@ -229,11 +229,11 @@ def test_output_for_people_and_scripts(demo_folder: Path, capsys: pytest.Capture
 
 def test_foreign_text_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Control and direction characters of a foreign text are escaped before they are printed."""
-    origin = "log.example/\u202egnp.\u0085"
-    (tmp_path / "checkpoint").write_bytes(Checkpoint(origin, 5, bytes(32)).encode())
-    with suppress(Error):
-        inspect_file(str(tmp_path / "checkpoint"), as_json=False)
-    printed = "".join(capsys.readouterr())
+    line = base64.b64encode(bytes(4 + 64)).decode()
+    note = f"log \u202egnp.\u0085 [bold]\n\n\u2014 example.com/a {line}\n"
+    (tmp_path / "note").write_bytes(note.encode())
+    inspect_file(str(tmp_path / "note"), as_json=False)
+    printed = capsys.readouterr().out
     assert "\u202e" not in printed
     assert "\u0085" not in printed
-    assert "\\u202e" in printed
+    assert "log \\u202egnp.\\u0085 [bold]" in printed
