@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mtc.errors import FormatError, Reason
 from mtc.ids import MAX_LOG_NUMBER
-from mtc.merkle import MAX_TREE_SIZE
+from mtc.merkle import MAX_TREE_SIZE, Subtree
 from mtc.wire import Reader, Writer
 
 MAX_REQUEST_KEY_BYTES = 255
@@ -93,12 +93,14 @@ class StagedRound:
 
     old_size, new_size: entries before and after. objects: by key, what must be served before the checkpoint may be.
     indices: entry index by the request's idempotency key, so that a repeated request finds its entry after any crash.
+    subtrees: the covering subtrees of the new entries with their hashes, to be signed.
     """
 
     old_size: int
     new_size: int
     objects: Mapping[str, bytes]
     indices: Mapping[bytes, int] = field(default_factory=dict)
+    subtrees: tuple[tuple[Subtree, bytes], ...] = ()
 
     def encode(self) -> bytes:
         """Return the round's bytes; objects and indices in the order of their keys."""
@@ -109,6 +111,9 @@ class StagedRound:
         writer.uint(len(self.indices), 4)
         for request in sorted(self.indices):
             writer.vector(request, 1).uint(self.indices[request], 6)
+        writer.uint(len(self.subtrees), 1)
+        for subtree, value in self.subtrees:
+            writer.uint(subtree.start, 6).uint(subtree.end, 6).vector(value, 1)
         return writer.encode()
 
     @staticmethod
@@ -128,10 +133,14 @@ class StagedRound:
         for _ in range(reader.read_uint(4)):
             request = reader.read_vector(1)
             indices[request] = reader.read_uint(6)
+        subtrees = tuple(
+            (Subtree(reader.read_uint(6), reader.read_uint(6)), reader.read_vector(1))
+            for _ in range(reader.read_uint(1))
+        )
         reader.finish()
         if old_size > new_size or any(not old_size <= index < new_size for index in indices.values()):
             raise FormatError(Reason.BAD_NUMBER, f"the staged round from {old_size} to {new_size} contradicts itself")
-        return StagedRound(old_size, new_size, objects, indices)
+        return StagedRound(old_size, new_size, objects, indices, subtrees)
 
     @staticmethod
     def key_of(log_number: int, new_size: int, digest: bytes) -> str:

@@ -160,7 +160,8 @@ def plan_batch(
     prefix = str(record.log_number)
     objects = {f"{prefix}/{tile.path}": data for tile, data in tiles.items()}
     objects |= {f"{prefix}/{place.path}": data for place, data in bundles.items()}
-    staged = StagedRound(start, end, objects, indices).encode()
+    subtrees = _subtrees_to_sign(hasher, state, row, start, end) if entries else ()
+    staged = StagedRound(start, end, objects, indices, subtrees).encode()
     digest = digest_of(staged)
     after = LogRecord(
         log_number=record.log_number,
@@ -173,7 +174,6 @@ def plan_batch(
         has_counter=record.has_counter,
     )
     bundle = _partial_bundle(end, bundles, state.bundle)
-    subtrees = _subtrees_to_sign(hasher, state, row, start, end) if entries else ()
     return Batch(
         LogState(after, edge, bundle),
         StagedRound.key_of(record.log_number, end, digest),

@@ -3,6 +3,7 @@
 Shipped with the package; nothing but tests imports it.
 """
 
+from mtc.testing.clock import FakeClock
 from mtc.testing.failing import FailingRegister, FailingStore, Failure, InjectedError
 from mtc.testing.store_contract import check_object_store, check_register
 
@@ -10,6 +11,7 @@ __all__ = [
     "FailingRegister",
     "FailingStore",
     "Failure",
+    "FakeClock",
     "InjectedError",
     "check_object_store",
     "check_register",

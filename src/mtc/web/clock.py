@@ -1,0 +1,60 @@
+"""Time as shells see it: one seam, and a guard that notices when two clocks of one machine disagree."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+from mtc.errors import ConflictError, Reason
+
+
+class Clock(Protocol):
+    """Where services take the time from. Tests hand in their own."""
+
+    def now(self) -> datetime:
+        """Return the time of day, aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment; never goes back, is not set by anybody."""
+
+
+class SystemClock:
+    """`Clock` of the machine."""
+
+    def now(self) -> datetime:
+        """Return the time of day."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds of the machine's steady clock."""
+        return time.monotonic()
+
+
+class ClockGuard:
+    """Gives POSIX seconds as long as the time of day moves as the steady clock does.
+
+    A CA must not sign with a clock that jumped: a timestamp in the future would bind it until then. tolerance_s: how
+    far the two may drift apart since the first reading. The guard stays closed while they disagree, or until `accept` is
+    called, which an operator does who knows the time.
+    """
+
+    def __init__(self, clock: Clock, tolerance_s: float = 5.0) -> None:
+        """Take the first reading as the truth."""
+        self._clock = clock
+        self._tolerance_s = tolerance_s
+        self.accept()
+
+    def accept(self) -> None:
+        """Take the present reading as the truth."""
+        self._offset_s = self._clock.now().timestamp() - self._clock.monotonic()
+
+    def seconds(self) -> int:
+        """Return POSIX seconds, rounded down. Raises ConflictError when the clocks disagree."""
+        wall = self._clock.now().timestamp()
+        drift = wall - self._clock.monotonic() - self._offset_s
+        if abs(drift) > self._tolerance_s:
+            raise ConflictError(
+                Reason.CONFLICT,
+                f"the clock jumped by {drift:.1f} s against the steady clock; nothing is signed until it is right",
+                drift_s=drift,
+            )
+        return int(wall // 1)
