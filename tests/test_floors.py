@@ -53,6 +53,7 @@ ROOMS: dict[tuple[str, int], Room] = {
     ("profile", 1): _room("crypto ids", "a profile names algorithms and a draft revision"),
     ("log", 2): _room(FORMATS, "machines look down"),
     ("cosign", 2): _room(FORMATS, "machines look down"),
+    ("signer", 2): _room(f"{FORMATS} log", "the key judges what the log's machine makes"),
     ("trust", 2): _room(FORMATS, "machines look down"),
     ("tls", 2): _room(f"{FORMATS} trust", "a path is selected by what the peer trusts"),
     ("acme", 2): _room(FORMATS, "machines look down"),

@@ -22,7 +22,7 @@ from mtc.cert import EntryExtension, LogEntry
 from mtc.errors import ConflictError, FormatError, ProofError, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision
 from mtc.log.formats import MAX_REQUEST_KEY_BYTES, LogRecord, StagedRound, digest_of
-from mtc.merkle import MAX_TREE_SIZE, Frontier, Hasher, Subtree, cover
+from mtc.merkle import MAX_TREE_SIZE, Hasher, Subtree
 from mtc.tiles import (
     EntriesTile,
     EntryBundle,
@@ -160,7 +160,7 @@ def plan_batch(
     prefix = str(record.log_number)
     objects = {f"{prefix}/{tile.path}": data for tile, data in tiles.items()}
     objects |= {f"{prefix}/{place.path}": data for place, data in bundles.items()}
-    subtrees = _subtrees_to_sign(hasher, state, row, start, end) if entries else ()
+    subtrees = state.edge.frontier(hasher).cover_growth(hasher, row)
     staged = StagedRound(start, end, objects, indices, subtrees).encode()
     digest = digest_of(staged)
     after = LogRecord(
@@ -190,48 +190,6 @@ def _partial_bundle(tree_size: int, bundles: Mapping[EntriesTile, bytes], before
         return b""
     last = EntriesTile(tree_size // 256, tree_size % 256)
     return bundles.get(last, before)
-
-
-def _subtrees_to_sign(
-    hasher: Hasher, state: LogState, row: bytes, start: int, end: int
-) -> tuple[tuple[Subtree, bytes], ...]:
-    """Return the subtrees that cover the new entries, with their hashes from the old edge and the new leaves."""
-    result = []
-    for subtree in cover(start, end):
-        if subtree.is_empty:
-            continue
-        below = subtree.start
-        nodes: list[tuple[int, bytes]] = []
-        if below < start:
-            nodes = _edge_nodes(hasher, state, below)
-            below = start
-        leaves = row[(below - start) * hasher.size : (subtree.end - start) * hasher.size]
-        result.append((subtree, _join(hasher, nodes, leaves, below - subtree.start)))
-    return tuple(result)
-
-
-def _edge_nodes(hasher: Hasher, state: LogState, start: int) -> list[tuple[int, bytes]]:
-    """Return (size, hash) of the nodes that make up [start, tree_size); `start` is where a covering subtree begins."""
-    frontier = state.edge.frontier(hasher)
-    nodes = []
-    position = 0
-    for bit, value in zip(_set_bits(frontier.tree_size), frontier.hashes, strict=True):
-        if position >= start:
-            nodes.append((1 << bit, value))
-        position += 1 << bit
-    return nodes
-
-
-def _set_bits(number: int) -> list[int]:
-    """Return the positions of the set bits, highest first."""
-    return [bit for bit in range(number.bit_length() - 1, -1, -1) if number >> bit & 1]
-
-
-def _join(hasher: Hasher, nodes: Sequence[tuple[int, bytes]], row: bytes, offset: int) -> bytes:
-    """Return the hash of a subtree that begins with `nodes`, `offset` entries, and goes on with the leaves of a row."""
-    if sum(size for size, _ in nodes) != offset:
-        raise AssertionError("a covering subtree must begin at a node of the old tree's edge")
-    return Frontier(offset, tuple(value for _, value in nodes)).extended(hasher, row).root(hasher)
 
 
 def plan_recovery(

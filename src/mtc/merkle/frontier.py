@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mtc.errors import FormatError, Reason
 from mtc.merkle.hashing import Hasher, split_row
+from mtc.merkle.subtree import Subtree, cover
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,31 @@ class Frontier:
             position >>= 1
         return Frontier(new_size, tuple(pending) + tuple(reversed(above)))
 
+    def cover_growth(self, hasher: Hasher, row: bytes) -> tuple[tuple[Subtree, bytes], ...]:
+        """Return the subtrees, with their hashes, that cover the entries which a row of leaf hashes would append.
+
+        One or two, none for an empty row; they are `cover(tree_size, new size)` without empty ones.
+        Spec: Merkle Tree Certificates, "Issuing Standalone Certificates".
+        """
+        start, end = self.tree_size, self.tree_size + len(row) // hasher.size
+        return tuple(
+            (subtree, self._subtree_hash(hasher, subtree, row)) for subtree in cover(start, end) if not subtree.is_empty
+        )
+
+    def _subtree_hash(self, hasher: Hasher, subtree: Subtree, row: bytes) -> bytes:
+        """Return the hash of a subtree that begins at a node of the edge, or behind it, and ends in the row."""
+        below = max(subtree.start, self.tree_size)
+        # What lies before the new entries are nodes of the edge: a covering subtree begins where one of them does.
+        nodes = []
+        position = 0
+        for bit, value in zip(_set_bits(self.tree_size), self.hashes, strict=True):
+            if position >= subtree.start:
+                nodes.append(value)
+            position += 1 << bit
+        edge = Frontier(below - subtree.start, tuple(nodes)) if below > subtree.start else Frontier()
+        size, start = hasher.size, self.tree_size
+        return edge.extended(hasher, row[(below - start) * size : (subtree.end - start) * size]).root(hasher)
+
     def root(self, hasher: Hasher) -> bytes:
         """Return the root hash of the tree; HASH("") when it is empty."""
         if not self.hashes:
@@ -57,3 +83,8 @@ class Frontier:
         for left in reversed(self.hashes[:-1]):
             root = hasher.node(left, root)
         return root
+
+
+def _set_bits(number: int) -> list[int]:
+    """Return the positions of the set bits, highest first."""
+    return [bit for bit in range(number.bit_length() - 1, -1, -1) if number >> bit & 1]

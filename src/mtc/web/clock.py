@@ -33,8 +33,8 @@ class ClockGuard:
     """Gives POSIX seconds as long as the time of day moves as the steady clock does.
 
     A CA must not sign with a clock that jumped: a timestamp in the future would bind it until then. tolerance_s: how
-    far the two may drift apart since the first reading. The guard stays closed while they disagree, or until `accept` is
-    called, which an operator does who knows the time.
+    far the two may drift apart since the first reading. The guard stays closed while they disagree, or until `accept`
+    is called, which an operator does who knows the time.
     """
 
     def __init__(self, clock: Clock, tolerance_s: float = 5.0) -> None:
