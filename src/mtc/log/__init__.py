@@ -5,7 +5,7 @@
 Spec: Merkle Tree Certificates, "Issuance Logs" and "Issuing Standalone Certificates"; C2SP tlog-tiles and mtc-tlog.
 """
 
-from mtc.log.formats import LogRecord, StagedRound
+from mtc.log.formats import LogRecord, SignedRound, StagedRound
 from mtc.log.machine import (
     Batch,
     LogState,
@@ -22,6 +22,7 @@ __all__ = [
     "LogRecord",
     "LogState",
     "PendingEntry",
+    "SignedRound",
     "StagedRound",
     "accumulated_count",
     "encode_accumulated_count",

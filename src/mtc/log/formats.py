@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mtc.cert import SubtreeSignature
 from mtc.errors import FormatError, Reason
 from mtc.ids import MAX_LOG_NUMBER
 from mtc.merkle import MAX_TREE_SIZE, Subtree
@@ -19,6 +20,7 @@ MAX_REQUEST_KEY_BYTES = 255
 
 _RECORD_VERSION = 1
 _STAGED_VERSION = 1
+_SIGNED_VERSION = 1
 _MAX_TIME = 2**63 - 1
 
 
@@ -146,6 +148,56 @@ class StagedRound:
     def key_of(log_number: int, new_size: int, digest: bytes) -> str:
         """Return the key under which a round is staged; rounds that differ have different keys."""
         return f"staging/{log_number}/{new_size}-{digest.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRound:
+    """What stays of a round after it was published: requests with their indices, and cosignatures by subtree.
+
+    A certificate can be made from it and the tiles at any later time. More cosignatures may come later.
+    """
+
+    old_size: int
+    new_size: int
+    indices: Mapping[bytes, int]
+    signatures: Mapping[Subtree, tuple[SubtreeSignature, ...]]
+
+    def encode(self) -> bytes:
+        """Return the round's bytes."""
+        writer = Writer().uint(_SIGNED_VERSION, 1).uint(self.old_size, 6).uint(self.new_size, 6)
+        writer.uint(len(self.indices), 4)
+        for request in sorted(self.indices):
+            writer.vector(request, 1).uint(self.indices[request], 6)
+        writer.uint(len(self.signatures), 1)
+        for subtree in sorted(self.signatures):
+            writer.uint(subtree.start, 6).uint(subtree.end, 6).uint(len(self.signatures[subtree]), 1)
+            for signature in self.signatures[subtree]:
+                writer.vector(signature.cosigner_id, 1).vector(signature.signature, 2)
+        return writer.encode()
+
+    @staticmethod
+    def parse(data: bytes) -> "SignedRound":
+        """Read a round, which must fill `data`. Raises FormatError."""
+        reader = Reader(data, "the signed round")
+        _check_version(reader.read_uint(1), _SIGNED_VERSION, "the signed round")
+        old_size, new_size = reader.read_uint(6), reader.read_uint(6)
+        indices: dict[bytes, int] = {}
+        for _ in range(reader.read_uint(4)):
+            request = reader.read_vector(1)
+            indices[request] = reader.read_uint(6)
+        signatures: dict[Subtree, tuple[SubtreeSignature, ...]] = {}
+        for _ in range(reader.read_uint(1)):
+            subtree = Subtree(reader.read_uint(6), reader.read_uint(6))
+            signatures[subtree] = tuple(
+                SubtreeSignature(reader.read_vector(1), reader.read_vector(2)) for _ in range(reader.read_uint(1))
+            )
+        reader.finish()
+        return SignedRound(old_size, new_size, indices, signatures)
+
+    @staticmethod
+    def key_of(log_number: int, new_size: int) -> str:
+        """Return the key under which the round that led to `new_size` entries is kept."""
+        return f"rounds/{log_number}/{new_size}"
 
 
 def digest_of(staged: bytes) -> bytes:

@@ -8,6 +8,7 @@ are private.
 """
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,22 +16,28 @@ from typing import Protocol
 from mtc.cert import SubtreeSignature
 from mtc.errors import ConflictError, Error, Reason, StorageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision
-from mtc.log.formats import LogRecord, StagedRound
+from mtc.log.formats import LogRecord, SignedRound, StagedRound
 from mtc.log.machine import Batch, LogState, PendingEntry, plan_batch, plan_recovery, recovery_keys, start_log
 from mtc.merkle import Hasher, Subtree
 from mtc.store import ObjectStore, Register
+from mtc.tiles import TILE_WIDTH, EntryBundle, bundles_for_growth
 from mtc.web.clock import ClockGuard
 
 
 @dataclass(frozen=True, slots=True)
 class TreeToSign:
-    """Exactly one tree, decided by the register. subtrees: those that cover its newest round, with their hashes."""
+    """Exactly one tree, decided by the register.
+
+    subtrees: those that cover its newest round, with their hashes. start, entries: of that round, encoded.
+    """
 
     log_number: int
     tree_size: int
     root_hash: bytes
     timestamp: int
     subtrees: tuple[tuple[Subtree, bytes], ...]
+    start: int = 0
+    entries: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,10 @@ class TreeSigner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """An entry's place, acknowledged: its tree is signed and published. signed: of the round that holds it, if new."""
+    """An entry's place, acknowledged: its tree is signed and published."""
 
     log_number: int
     index: int
-    signed: SignedTree | None
 
 
 @dataclass(slots=True)
@@ -92,6 +98,7 @@ class IssuanceLog:
         self._revision = revision
         self._pool: list[_Waiting] = []
         self._known: dict[bytes, int] = {}
+        self._rounds: dict[int, SignedRound] = {}
         self._unfinished: StagedRound | None = None
         self._in_flight: list[_Waiting] = []
         self._stopped: Error | None = None
@@ -131,7 +138,7 @@ class IssuanceLog:
             hasher, record, staged, {key: content for key, content in found if content is not None}
         )
         log = IssuanceLog(hasher, state, store, register, signer, clock, revision)
-        await log._load_known()
+        await log._load_rounds()
         log._unfinished = unfinished
         async with log._turn:
             await log._finish()
@@ -143,12 +150,22 @@ class IssuanceLog:
         """The tree that the register holds as far as this sequencer knows."""
         return self._state.record
 
-    async def _load_known(self) -> None:
-        """Read which requests became which entries in earlier rounds."""
+    async def _load_rounds(self) -> None:
+        """Read which requests became which entries in earlier rounds, and how those were signed."""
         keys = await self._store.list_keys(f"rounds/{self.record.log_number}/")
         for data in await self._store.fetch(keys):
             if data is not None:
-                self._known.update(StagedRound.parse(data).indices)
+                round_ = SignedRound.parse(data)
+                self._known.update(round_.indices)
+                self._rounds[round_.new_size] = round_
+
+    def round_of(self, index: int) -> SignedRound | None:
+        """Return the signed round that holds entry `index`, None when it is not known (any more, or yet)."""
+        sizes = sorted(self._rounds)
+        place = bisect_right(sizes, index)
+        if place == len(sizes) or self._rounds[sizes[place]].old_size > index:
+            return None
+        return self._rounds[sizes[place]]
 
     async def _collect(self) -> None:
         """Discard staged rounds that nobody can decide any more, because the log has outgrown them.
@@ -170,7 +187,7 @@ class IssuanceLog:
         if self._stopped is not None:
             raise self._stopped
         if entry.request_key in self._known:
-            return Appended(self.record.log_number, self._known[entry.request_key], None)
+            return Appended(self.record.log_number, self._known[entry.request_key])
         for waiting in (*self._pool, *self._in_flight):
             if entry.request_key and waiting.entry.request_key == entry.request_key:
                 return await asyncio.shield(waiting.done)
@@ -238,18 +255,27 @@ class IssuanceLog:
         prefix = str(record.log_number)
         await self._store.put(round_.objects)
         signed = await self._signer.sign_tree(
-            TreeToSign(record.log_number, record.tree_size, record.root_hash, record.timestamp, round_.subtrees)
+            TreeToSign(
+                record.log_number,
+                record.tree_size,
+                record.root_hash,
+                record.timestamp,
+                round_.subtrees,
+                round_.old_size,
+                _entries_of(round_, prefix),
+            )
         )
         await self._store.replace({f"{prefix}/checkpoint": signed.checkpoint})
-        if round_.indices:
-            kept = StagedRound(round_.old_size, round_.new_size, {}, round_.indices, round_.subtrees)
-            await self._store.put({f"rounds/{prefix}/{round_.new_size}": kept.encode()})
+        if round_.new_size > round_.old_size:
+            kept = SignedRound(round_.old_size, round_.new_size, round_.indices, signed.signatures)
+            await self._store.replace({SignedRound.key_of(record.log_number, round_.new_size): kept.encode()})
+            self._rounds[round_.new_size] = kept
         await self._store.discard([StagedRound.key_of(record.log_number, record.tree_size, record.staged_digest)])
         self._unfinished = None
         self._known.update(round_.indices)
         for index, waiting in enumerate(self._in_flight, round_.old_size):
             if not waiting.done.done():
-                waiting.done.set_result(Appended(record.log_number, index, signed))
+                waiting.done.set_result(Appended(record.log_number, index))
         self._in_flight = []
         return signed
 
@@ -262,6 +288,17 @@ class IssuanceLog:
                 # Whoever cancelled its wait does not ask any more.
                 waiting.done.exception()
         self._pool, self._in_flight = [], []
+
+
+def _entries_of(round_: StagedRound, prefix: str) -> tuple[bytes, ...]:
+    """Return the encoded entries that a staged round appends."""
+    places = bundles_for_growth(round_.old_size, round_.new_size)
+    entries = [
+        entry
+        for place in places
+        for entry in EntryBundle.parse(round_.objects[f"{prefix}/{place.path}"], place.width).entries
+    ]
+    return tuple(entries[round_.old_size % TILE_WIDTH :] if places else ())
 
 
 def _overtaken(record: LogRecord) -> ConflictError:

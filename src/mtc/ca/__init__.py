@@ -1,0 +1,1 @@
+"""The certification authority: requests become log entries, entries become certificates."""
