@@ -34,7 +34,7 @@ def _room(imports: str, why: str) -> Room:
 # `errors` and a file's own room are open to all and not repeated here.
 GROUND = "merkle wire kernel"
 FORMATS = f"{GROUND} ids crypto tiles note cert landmark profile"
-MACHINES = f"{FORMATS} log cosign trust tls index acme"
+MACHINES = f"{FORMATS} log cosign signer trust tls index acme"
 SHELLS = f"{MACHINES} store web"
 PROGRAMS = "ca acme gateway monitor bootstrap k8s fiveg cli"
 
