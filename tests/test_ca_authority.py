@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from mtc.ca.authority import CertificationAuthority, IssuanceRequest
 from mtc.ca.signing import CATreeSigner
 from mtc.crypto import HASH_ALGORITHMS, generate_key, parse_public_key, parse_signature_algorithm
-from mtc.errors import ConflictError, PeerError
+from mtc.errors import ConflictError, PeerError, SignatureError
 from mtc.ids import DEFAULT_REVISION, TrustAnchorID
 from mtc.kernel import active_kernel
 from mtc.log.service import IssuanceLog
@@ -77,7 +77,11 @@ async def issue(authority: CertificationAuthority, log: IssuanceLog, *requests: 
     """Issue requests in one round; return the standalone certificates."""
     tasks = [asyncio.create_task(authority.issue(item)) for item in requests]
     await asyncio.sleep(0)
-    await log.run_round()
+    try:
+        await log.run_round()
+    except (SignatureError, ConflictError):
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
     return [(await task).standalone for task in tasks]
 
 
@@ -140,8 +144,31 @@ def test_signer_that_lies_is_not_believed() -> None:
             signer = CATreeSigner(CA_ID, KEY.public_key, Liar(keeps_subtrees=keeps))
             log = await IssuanceLog.open(HASHER, 1, store, MemoryRegister(), signer, ClockGuard(clock))
             authority = CertificationAuthority(CA_ID, HASHER, log, store)
-            with pytest.raises(PeerError):
+            with pytest.raises((SignatureError, ConflictError)):
                 await issue(authority, log, request(clock, "a.example.com"))
             assert "1/checkpoint" not in store.objects
+
+    asyncio.run(run())
+
+
+def test_signer_that_is_away_costs_nothing_but_time(tmp_path: Path) -> None:
+    """When the signer does not answer, the round stays decided, and is finished when the signer is back."""
+
+    async def run() -> None:
+        store, register, clock = MemoryStore(), MemoryRegister(), FakeClock()
+        signer = CATreeSigner(CA_ID, KEY.public_key, SignerClient(tmp_path / "signer.sock"))
+        log = await IssuanceLog.open(HASHER, 1, store, register, signer, ClockGuard(clock))
+        authority = CertificationAuthority(CA_ID, HASHER, log, store)
+        task = asyncio.create_task(authority.issue(request(clock, "a.example.com")))
+        await asyncio.sleep(0)
+        with pytest.raises(PeerError, match="is it running"):
+            await log.run_round()
+        assert "1/checkpoint" not in store.objects
+        own, journal = MemoryRegister(), Journal(tmp_path / "journal")
+        key = KeyHolder(HASHER, SignerRules(ca_id=CA_ID), KEY, own, journal, clock)
+        async with serve_signer(key, tmp_path / "signer.sock"):
+            await log.run_round()
+        verify_certificate((await task).standalone, trust(), clock.now(), name="a.example.com")
+        journal.close()
 
     asyncio.run(run())

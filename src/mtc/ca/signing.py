@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from mtc.cert import SubtreeSignature
-from mtc.errors import PeerError, Reason, SignatureError
+from mtc.errors import ConflictError, Reason
 from mtc.ids import TrustAnchorID, log_id
 from mtc.log.service import SignedTree, TreeToSign
 from mtc.note import (
@@ -39,7 +39,10 @@ class CATreeSigner:
         self._key = key
 
     async def sign_tree(self, tree: TreeToSign) -> SignedTree:
-        """Have the tree signed. Raises the key's refusal, PeerError when it answers with anything else."""
+        """Have the tree signed. Raises the key's refusal, PeerError when it does not answer.
+
+        Raises SignatureError or ConflictError when it answers with something else than was asked for.
+        """
         messages = await self._key.sign(
             TreeRequest(
                 log_number=tree.log_number,
@@ -52,15 +55,12 @@ class CATreeSigner:
         )
         log = log_id(self._ca_id, tree.log_number)
         if tuple((subtree, value) for subtree, value, _ in messages.subtrees) != tree.subtrees:
-            raise PeerError(Reason.PEER, "the signer signed other subtrees than those that were asked for")
+            raise ConflictError(Reason.CONFLICT, "the signer signed other subtrees than those that were asked for")
         checkpoint = Checkpoint(log.oid_name, tree.tree_size, tree.root_hash)
         verifier = self._name.verifier
-        try:
-            verifier.verify(checkpoint_message(self._name, checkpoint, tree.timestamp), messages.checkpoint)
-            for subtree, value, signature in messages.subtrees:
-                verifier.verify(encode_subtree_message(self._ca_id, log, subtree, value), signature)
-        except SignatureError:
-            raise PeerError(Reason.BAD_SIGNATURE, "the signer returned a signature that does not verify") from None
+        verifier.verify(checkpoint_message(self._name, checkpoint, tree.timestamp), messages.checkpoint)
+        for subtree, value, signature in messages.subtrees:
+            verifier.verify(encode_subtree_message(self._ca_id, log, subtree, value), signature)
         line = note_signature(self._name, messages.checkpoint, tree.timestamp)
         return SignedTree(
             Note(checkpoint.encode(), (line,)).encode(),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mtc.cert import SubtreeSignature
-from mtc.errors import ConflictError, Error, Reason, StorageError
+from mtc.errors import ConflictError, Error, PeerError, Reason, StorageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision
 from mtc.log.formats import LogRecord, SignedRound, StagedRound
 from mtc.log.machine import Batch, LogState, PendingEntry, plan_batch, plan_recovery, recovery_keys, start_log
@@ -49,7 +49,7 @@ class SignedTree:
 
 
 class TreeSigner(Protocol):
-    """Who holds the CA cosigner's key. It may refuse: ConflictError or Rejected stop the log for good."""
+    """Who holds the CA cosigner's key. It may refuse, which stops the log for good; PeerError means no answer."""
 
     async def sign_tree(self, tree: TreeToSign) -> SignedTree:
         """Sign the checkpoint and the subtrees; asked again for the same tree after a crash, never for another one."""
@@ -101,6 +101,8 @@ class IssuanceLog:
         self._rounds: dict[int, SignedRound] = {}
         self._unfinished: StagedRound | None = None
         self._in_flight: list[_Waiting] = []
+        # Everybody in the pool or in flight who has a request key, so that a request that comes twice waits once.
+        self._waiting: dict[bytes, _Waiting] = {}
         self._stopped: Error | None = None
         self._turn = asyncio.Lock()
 
@@ -188,17 +190,19 @@ class IssuanceLog:
             raise self._stopped
         if entry.request_key in self._known:
             return Appended(self.record.log_number, self._known[entry.request_key])
-        for waiting in (*self._pool, *self._in_flight):
-            if entry.request_key and waiting.entry.request_key == entry.request_key:
-                return await asyncio.shield(waiting.done)
-        waiting = _Waiting(entry, asyncio.get_running_loop().create_future())
-        self._pool.append(waiting)
+        waiting = self._waiting.get(entry.request_key)
+        if waiting is None:
+            waiting = _Waiting(entry, asyncio.get_running_loop().create_future())
+            self._pool.append(waiting)
+            if entry.request_key:
+                self._waiting[entry.request_key] = waiting
         return await asyncio.shield(waiting.done)
 
     async def run_round(self) -> SignedTree | None:
         """Do one round with all that waits, or finish the one before. Returns what was signed, None with nothing to do.
 
-        Raises StorageError when storage fails: the entries stay, call again. Any other error stops the log.
+        Raises StorageError or PeerError when storage or the signer does not answer: the entries stay, call again. Any
+        other error stops the log.
         """
         async with self._turn:
             if self._stopped is not None:
@@ -209,7 +213,7 @@ class IssuanceLog:
                 if not self._pool:
                     return None
                 return await self._sequence()
-            except StorageError:
+            except (StorageError, PeerError):
                 raise
             except Error as error:
                 self._stop(error)
@@ -273,6 +277,8 @@ class IssuanceLog:
         await self._store.discard([StagedRound.key_of(record.log_number, record.tree_size, record.staged_digest)])
         self._unfinished = None
         self._known.update(round_.indices)
+        for request in round_.indices:
+            self._waiting.pop(request, None)
         for index, waiting in enumerate(self._in_flight, round_.old_size):
             if not waiting.done.done():
                 waiting.done.set_result(Appended(record.log_number, index))
@@ -287,7 +293,7 @@ class IssuanceLog:
                 waiting.done.set_exception(error)
                 # Whoever cancelled its wait does not ask any more.
                 waiting.done.exception()
-        self._pool, self._in_flight = [], []
+        self._pool, self._in_flight, self._waiting = [], [], {}
 
 
 def _entries_of(round_: StagedRound, prefix: str) -> tuple[bytes, ...]:
