@@ -8,6 +8,7 @@ pub type Found<T> = Result<T, Fault>;
 
 pub const MAX_CERTIFICATE_BYTES: usize = 1 << 24;
 const MAX_EXTENSIONS: usize = 256;
+const FEW_EXTENSIONS: usize = 16;
 const MAX_OID_BYTES: usize = 512;
 
 /// Offsets into the DER of a certificate; every pair is half-open.
@@ -167,18 +168,24 @@ fn check_extensions(data: &[u8], start: usize, end: usize) -> Found<()> {
     if start == end {
         return Err(Fault("bad-extension", start));
     }
-    let mut seen: [(usize, usize); MAX_EXTENSIONS] = [(0, 0); MAX_EXTENSIONS];
+    // A certificate has a handful; only more than that are worth an allocation.
+    let mut first = [(0, 0); FEW_EXTENSIONS];
+    let mut more: Vec<(usize, usize)> = Vec::new();
     let (mut count, mut at) = (0, start);
     while at < end {
         let extension = frame_extension(data, at, end)?;
         let oid = &data[extension.oid.0..extension.oid.1];
-        if seen[..count].iter().any(|other| &data[other.0..other.1] == oid) {
+        let seen = first[..count.min(FEW_EXTENSIONS)].iter().chain(&more);
+        if seen.into_iter().any(|other| &data[other.0..other.1] == oid) {
             return Err(Fault("duplicate-extension", at));
         }
         if count == MAX_EXTENSIONS {
             return Err(Fault("too-large", at));
         }
-        seen[count] = extension.oid;
+        match first.get_mut(count) {
+            Some(place) => *place = extension.oid,
+            None => more.push(extension.oid),
+        }
         count += 1;
         at = extension.value.1;
     }

@@ -5,8 +5,6 @@ mod extensions;
 mod layout;
 mod tree;
 
-use std::collections::HashMap;
-
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -224,17 +222,18 @@ struct Scanned<'a> {
 
 #[pyclass(frozen)]
 struct NativeScanner {
-    issuers: HashMap<Vec<u8>, Issuer>,
+    /// By distinguished name, sorted.
+    issuers: Vec<(Vec<u8>, Issuer)>,
 }
 
 impl NativeScanner {
     fn run(&self, der: &[u8]) -> Found<Scanned<'_>> {
         let layout = layout::parse_layout(der)?;
         let issuer_name = &der[layout.issuer.0..layout.issuer.1];
-        let issuer = self
+        let place = self
             .issuers
-            .get(issuer_name)
-            .ok_or(Fault("unknown-ca", layout.issuer.0))?;
+            .binary_search_by(|(name, _)| name.as_slice().cmp(issuer_name));
+        let (_, issuer) = &self.issuers[place.map_err(|_| Fault("unknown-ca", layout.issuer.0))?];
         with_hash!(issuer.hash, scan_for(der, layout, issuer))
     }
 }
@@ -351,7 +350,7 @@ impl NativeScanner {
     /// issuers: distinguished name DER -> (algorithm DER, signatures width, ID limit, entry limit, hash name, owner).
     #[new]
     fn new(issuers: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let mut table = HashMap::new();
+        let mut table = Vec::new();
         for (name, form) in issuers {
             type Form = (Vec<u8>, usize, usize, usize, String, Py<PyAny>);
             let (algorithm, signatures_width, id_limit, entry_limit, hash_name, owner): Form = form.extract()?;
@@ -364,8 +363,9 @@ impl NativeScanner {
                 hash,
                 owner,
             };
-            table.insert(name.extract::<Vec<u8>>()?, issuer);
+            table.push((name.extract::<Vec<u8>>()?, issuer));
         }
+        table.sort_by(|left, right| left.0.cmp(&right.0));
         Ok(Self { issuers: table })
     }
 

@@ -209,11 +209,11 @@ def _judge(kind: type[VerifiedSignature], der: bytes, scan: tuple[object, ...], 
     else:
         result = kind(der, scan, None, _verify_cosignatures(der, scan))
     # Times in certificates are whole seconds and inclusive: notAfter ends when its second does.
+    if not_before <= seconds < not_after + 1:  # type: ignore[operator]  # all are numbers
+        return result
     if seconds < not_before:  # type: ignore[operator]  # both are numbers
         raise _rejected(scan, Reason.NOT_YET_VALID, f"the certificate is valid from {_show(not_before)}")
-    if seconds >= not_after + 1:  # type: ignore[operator]  # both are numbers
-        raise _rejected(scan, Reason.EXPIRED, f"the certificate expired after {_show(not_after)}")
-    return result
+    raise _rejected(scan, Reason.EXPIRED, f"the certificate expired after {_show(not_after)}")
 
 
 def _verify_cosignatures(der: bytes, scan: tuple[object, ...]) -> tuple[Cosigner, ...]:
