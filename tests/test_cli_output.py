@@ -1,6 +1,7 @@
 """How the command line reads, writes and fails: limits, modes, and what happens when something breaks."""
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +118,13 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, is_private: bool) -> Non
             write_new_file(path, b"", is_private=is_private)
         assert caught.value.reason is Reason.UNREADABLE
         assert str(path) in caught.value.message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_under_the_output_is_said_plainly() -> None:
+    """When the output cannot be written, the exit code is 2 and the message says why; it is no defect of ours."""
+    command = [str(Path(sys.executable).with_name("mtc")), "trust", "schema"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)  # noqa: S603 - our own program
+    assert done.returncode == 2
+    assert b"the output cannot be written: no space left on device" in done.stderr

@@ -134,7 +134,11 @@ def main() -> None:
         # A file name may hold what the locale cannot show; it is escaped, as it is in error messages.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            # What could not be written is found out here, and not when the interpreter ends.
+            sys.stdout.flush()
     except Error as error:
         if os.environ.get("MTC_DEBUG"):
             raise
@@ -146,6 +150,9 @@ def main() -> None:
         # The reader left, for example `mtc … | head`; nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(ExitCode.NO) from None
+    except OSError as error:
+        # Files that are read or written by name say so themselves; what is left is the output.
+        fail(UsageError(Reason.UNREADABLE, f"the output cannot be written: {(error.strerror or str(error)).lower()}"))
     except Exception as error:
         if os.environ.get("MTC_DEBUG"):
             raise
