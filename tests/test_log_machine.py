@@ -42,7 +42,7 @@ def grow(hasher: Hasher, sizes: Sequence[int], *, has_counter: bool = False) -> 
     published: dict[str, bytes] = {}
     for number, (start, end) in enumerate(pairwise([0, *sizes])):
         batch = plan_batch(hasher, state, pending(end - start, start), NOW + number)
-        published |= batch.objects
+        published |= batch.round_.objects
         state = batch.state
     return state, published
 
@@ -60,9 +60,9 @@ def test_batches_make_the_tree_of_all_entries(kernel: Kernel, sizes: tuple[int, 
     row = leaves(hasher, sizes[-1])
     assert state.record.root_hash == root_hash(hasher, row)
     whole = plan_batch(hasher, start_log(hasher, 1, NOW), pending(sizes[-1]), NOW)
-    assert {key: published[key] for key in whole.objects} == dict(whole.objects)
+    assert {key: published[key] for key in whole.round_.objects} == dict(whole.round_.objects)
     for tile in tiles_for_growth(0, sizes[-1]):
-        assert f"1/{tile.path}" in published
+        assert f"public/1/{tile.path}" in published
 
 
 def test_subtrees_to_sign_cover_each_batch_with_the_right_hashes(kernel: Kernel) -> None:
@@ -74,7 +74,7 @@ def test_subtrees_to_sign_cover_each_batch_with_the_right_hashes(kernel: Kernel)
         for end in range(start + 1, 71):
             batch = plan_batch(hasher, state, pending(end - start, start), NOW + 1)
             expected = [(item, subtree_hash(hasher, reader, item)) for item in cover(start, end) if not item.is_empty]
-            assert list(batch.subtrees) == expected
+            assert list(batch.round_.subtrees) == expected
 
 
 def test_indices_follow_the_order_and_requests_find_theirs() -> None:
@@ -82,10 +82,10 @@ def test_indices_follow_the_order_and_requests_find_theirs() -> None:
     hasher = active_kernel().hasher("sha256")
     state, _ = grow(hasher, [5])
     batch = plan_batch(hasher, state, pending(3, 5), NOW + 9)
-    assert batch.indices == (5, 6, 7)
+    assert len(batch.entries) == 3
     staged = StagedRound.parse(batch.staged)
     assert staged.indices == {b"request 5": 5, b"request 6": 6, b"request 7": 7}
-    assert (staged.old_size, staged.new_size, staged.objects) == (5, 8, dict(batch.objects))
+    assert (staged.old_size, staged.new_size, staged.objects) == (5, 8, dict(batch.round_.objects))
     assert batch.state.record.latest_not_after == NOW + 7
 
 
@@ -94,7 +94,7 @@ def test_empty_batch_moves_only_the_time() -> None:
     hasher = active_kernel().hasher("sha256")
     state, _ = grow(hasher, [300])
     batch = plan_batch(hasher, state, [], NOW + 50)
-    assert (batch.objects, batch.indices, batch.subtrees) == ({}, (), ())
+    assert (batch.round_.objects, batch.entries, batch.round_.subtrees) == ({}, (), ())
     assert batch.state.record == replace(
         state.record, timestamp=NOW + 50, staged_digest=batch.state.record.staged_digest
     )
@@ -110,9 +110,9 @@ def test_counter_counts_accumulated_entries_inclusively(rounds: list[list[bool]]
         items = [PendingEntry(ACCUMULATED_ENTRY if kind else EntryType.NULL, b"x" if kind else b"") for kind in round_]
         batch = plan_batch(hasher, state, items, NOW)
         state, kinds = batch.state, kinds + round_
-        published |= batch.objects
+        published |= batch.round_.objects
     if kinds:
-        bundle = published[f"1/{EntriesTile(0, len(kinds)).path}"]
+        bundle = published[f"public/1/{EntriesTile(0, len(kinds)).path}"]
         counts = [accumulated_count(LogEntry.parse(entry)) for entry in EntryBundle.parse(bundle).entries]
         assert counts == [sum(kinds[: position + 1]) for position in range(len(kinds))]
     assert state.record.accumulated_count == sum(kinds)
@@ -122,7 +122,7 @@ def test_log_without_counter_has_no_extensions() -> None:
     """Entries of a log created without the counter carry no extension."""
     hasher = active_kernel().hasher("sha256")
     _, published = grow(hasher, [2])
-    entries = EntryBundle.parse(published["1/tile/entries/000.p/2"]).entries
+    entries = EntryBundle.parse(published["public/1/tile/entries/000.p/2"]).entries
     assert [accumulated_count(LogEntry.parse(entry)) for entry in entries] == [None, None]
 
 
@@ -167,7 +167,7 @@ def test_log_ends_cleanly_at_its_bound() -> None:
     assert caught.value.facts["room"] == 2
     batch = plan_batch(hasher, state, pending(2), NOW)
     assert batch.state.tree_size == MAX_TREE_SIZE
-    assert batch.subtrees[-1][0].end == MAX_TREE_SIZE
+    assert batch.round_.subtrees[-1][0].end == MAX_TREE_SIZE
     with pytest.raises(UsageError, match="next log"):
         plan_batch(hasher, batch.state, pending(1), NOW)
 
@@ -183,8 +183,8 @@ def test_recovery_gives_the_state_back(kernel: Kernel, sizes: tuple[int, ...]) -
     recovered, round_ = plan_recovery(hasher, record, batch.staged, before)
     assert recovered == batch.state
     assert round_ is not None
-    assert round_.objects == dict(batch.objects)
-    after = published | dict(batch.objects)
+    assert round_.objects == dict(batch.round_.objects)
+    after = published | dict(batch.round_.objects)
     only_needed = {key: after[key] for key in recovery_keys(record)}
     assert plan_recovery(hasher, record, None, only_needed) == (batch.state, None)
 

@@ -58,7 +58,7 @@ def test_messages_are_those_of_the_log(sizes: tuple[int, ...]) -> None:
         record = batch.state.record
         assert plan.checkpoint == CosignedMessage.for_subtree(CA_ID, origin, Subtree(0, size), record.root_hash, NOW)
         if pending:
-            expected = [CosignedMessage.for_subtree(CA_ID, origin, *item) for item in batch.subtrees]
+            expected = [CosignedMessage.for_subtree(CA_ID, origin, *item) for item in batch.round_.subtrees]
             assert list(plan.subtrees) == expected
         views = {1: SignerView.parse(plan.view.encode())}
         assert views[1] == plan.view

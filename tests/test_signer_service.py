@@ -1,8 +1,8 @@
 """The process that holds the key: what is durable before a signature leaves, and what a stranger on its socket gets."""
 
 import asyncio
-import json
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +13,27 @@ from hypothesis import strategies as st
 from tests.test_signer_machine import null_entries, request
 
 from mtc.crypto import generate_key, parse_public_key, parse_signature_algorithm
-from mtc.errors import ConflictError, Error, FormatError, PeerError, Reason, Rejected, StorageError
+from mtc.errors import ConflictError, Error, FormatError, PeerError, Reason, Rejected, StorageError, UsageError
 from mtc.ids import TrustAnchorID, log_id
 from mtc.kernel import active_kernel
 from mtc.merkle import Subtree
 from mtc.note import CosignedMessage
-from mtc.signer import SignerRules, TreeRequest
-from mtc.signer.protocol import SignedMessages, encode_answer, encode_request, parse_answer, parse_request
-from mtc.signer.service import Journal, KeyHolder, SignerClient, serve_signer
+from mtc.signer import SignerRules, TreeLine, TreeRequest
+from mtc.signer.protocol import (
+    Answer,
+    CRLRequest,
+    KeyAnswer,
+    KeyQuery,
+    Request,
+    SignedCRL,
+    SignedMessages,
+    encode_answer,
+    encode_request,
+    parse_answer,
+    parse_request,
+)
+from mtc.signer.service import Journal, KeyHolder, SignerClient, read_journal, serve_signer
+from mtc.signer.service.server import MAX_CONNECTIONS
 from mtc.testing import FailingRegister, Failure, FakeClock
 
 CA_ID = TrustAnchorID.parse("32473.1")
@@ -54,8 +67,12 @@ def holder(folder: Path, register: FailingRegister) -> KeyHolder:
 
 def journal(folder: Path) -> list[bytes]:
     """Return every message in the journal."""
-    lines = (folder / "journal").read_text("utf-8").splitlines()
-    return [bytes.fromhex(message) for line in lines for message in json.loads(line)["messages"]]
+    return [
+        message.encode()
+        for line in read_journal(folder / "journal")
+        if isinstance(line, TreeLine)
+        for message in line.messages
+    ]
 
 
 def test_signatures_verify_and_stand_in_the_journal(tmp_path: Path) -> None:
@@ -168,12 +185,96 @@ def test_hostile_frames_raise_only_our_errors(data: bytes) -> None:
         assert encode_answer(parse_answer(data)) == data
 
 
+@given(st.lists(st.binary(max_size=40), max_size=20), st.booleans(), st.binary(max_size=99))
+def test_requests_survive_the_socket(entries: list[bytes], with_subtrees: bool, tbs: bytes) -> None:  # noqa: FBT001 - given
+    """Every request is read as it was written, whatever its entries are; an entry too large for the log is not sent."""
+    tree = replace(asked(0), entries=entries, with_subtrees=with_subtrees)
+    for sent in (tree, CRLRequest(tbs), KeyQuery()):
+        assert parse_request(encode_request(sent)) == sent
+    with pytest.raises(UsageError):
+        encode_request(replace(tree, entries=[*entries, bytes(65536)]))
+
+
 def test_formats_refuse_truncation_and_trailing_bytes() -> None:
     """Requests and answers are refused when cut off anywhere, or followed by a byte."""
-    whole = encode_request(asked(3))
-    answer = encode_answer(SignedMessages(b"c", ((Subtree(0, 1), b"h", b"s"),)))
-    for parse, data in ((parse_request, whole), (parse_answer, answer)):
+    requests: list[Request] = [asked(3), CRLRequest(b"tbs"), KeyQuery()]
+    answers: list[Answer] = [
+        SignedMessages(b"c", ((Subtree(0, 1), b"h", b"s"),)),
+        SignedCRL(b"s"),
+        KeyAnswer(b"k"),
+    ]
+    whole: list[tuple[Callable[[bytes], object], bytes]] = [(parse_request, encode_request(item)) for item in requests]
+    whole += [(parse_answer, encode_answer(item)) for item in answers]
+    for parse, data in whole:
         parse(data)
         for changed in (*(data[:at] for at in range(len(data))), data + b"\0"):
             with pytest.raises(FormatError):
                 parse(changed)
+
+
+def test_connection_that_ended_is_opened_again(tmp_path: Path) -> None:
+    """A client whose signer went away and came back asks the new one; without one it says so."""
+
+    async def run() -> None:
+        path = tmp_path / "signer.sock"
+        client = SignerClient(path)
+        register = FailingRegister()
+        for size in (3, 5):
+            async with serve_signer(holder(tmp_path, register), path):
+                assert (await client.sign(asked(size))).checkpoint
+            with pytest.raises(PeerError, match="is it running"):
+                await client.sign(asked(size))
+        assert await asyncio.wait_for(_ask_a_liar(tmp_path, b"\0\0\0\2\2\0"), 10) is FormatError
+        assert await asyncio.wait_for(_ask_a_liar(tmp_path, b"\0\0\0\3\3\0\0"), 10) is PeerError
+        assert await asyncio.wait_for(_ask_a_liar(tmp_path, b""), 10) is PeerError
+
+    asyncio.run(run())
+
+
+async def _ask_a_liar(folder: Path, answer: bytes) -> type[Error]:
+    """Ask something that is no signer; return the family of the error."""
+
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        writer.write(answer)
+        writer.close()
+
+    path = folder / "liar.sock"
+    async with await asyncio.start_unix_server(lie, path):
+        with pytest.raises(Error) as caught:
+            await SignerClient(path).sign(asked(1))
+    return caught.type
+
+
+def test_strangers_cannot_take_every_connection(tmp_path: Path) -> None:
+    """Beyond a number of open connections new ones are closed at once; those that are open go on."""
+
+    async def run() -> None:
+        path = tmp_path / "signer.sock"
+        events: list[str] = []
+        async with serve_signer(holder(tmp_path, FailingRegister()), path, lambda event, _: events.append(event)):
+            clients = [SignerClient(path) for _ in range(MAX_CONNECTIONS)]
+            for client in clients:
+                assert await client.fetch_public_key() == KEY.public_key
+            with pytest.raises(PeerError):
+                await SignerClient(path).fetch_public_key()
+            assert events == ["connection-refused"]
+            clients[0].close()
+            assert await clients[1].fetch_public_key() == KEY.public_key
+
+    asyncio.run(run())
+
+
+def test_refusals_are_reported(tmp_path: Path) -> None:
+    """What is refused, and why, is told to the log of the process, with log and size."""
+
+    async def run() -> None:
+        events: list[tuple[str, dict[str, object]]] = []
+        path = tmp_path / "signer.sock"
+        async with serve_signer(holder(tmp_path, FailingRegister()), path, lambda *event: events.append(event)):
+            with pytest.raises(Rejected):
+                await SignerClient(path).sign(replace(asked(1), log_number=0))
+        ((event, facts),) = events
+        assert (event, facts["log"], facts["size"], facts["reason"]) == ("refused", 0, 1, "unknown-origin")
+
+    asyncio.run(run())

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     DRAFT_MISMATCH = "draft-mismatch"
     REVOKED = "revoked"
     NOT_YET_VALID = "not-yet-valid"
+    NO_LANDMARK = "no-landmark"
     EXPIRED = "expired"
     TRUSTED_SUBTREE_MISMATCH = "trusted-subtree-mismatch"
     POLICY_NOT_MET = "policy-not-met"
@@ -88,9 +89,15 @@ class Reason(StrEnum):
     USAGE = "usage"
     UNREADABLE = "unreadable"
     UNSUPPORTED = "unsupported"
+    BUSY = "busy"
+    CLOCK = "clock"
     CONFLICT = "conflict"
+    FORBIDDEN = "forbidden"
+    LOG_FULL = "log-full"
     PEER = "peer"
+    PRUNED = "pruned"
     STORAGE = "storage"
+    UNAUTHORIZED = "unauthorized"
 
 
 class Error(Exception):

@@ -1,145 +1,294 @@
 """A certification authority on top of a log: a request becomes an entry, and the entry a certificate.
 
 Nothing is cached that tiles cannot give again: a certificate is made from its log entry, the signed round, and tiles
-that are proven against the root.
+that are proven against the root. It certifies by logging and signs nothing itself.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from mtc.cert import (
-    Certificate,
-    EntryType,
-    LogEntry,
-    MTCProof,
-    TBSCertificateLogEntry,
-    encode_extended_key_usage,
-    encode_key_usage,
-    encode_name,
-    encode_subject_alt_name,
+from mtc.ca.certificates import (
+    LogContext,
+    Wanted,
+    landmark_relative,
+    properties_for,
+    standalone_certificates,
 )
-from mtc.cert.x509 import SERVER_AUTH_OID
-from mtc.errors import ConflictError, Reason
-from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, encode_ca_name, serial_number
+from mtc.ca.proofs import LogReader, TreeHead
+from mtc.ca.requests import EntryRules, IssuanceRequest, check_same_request
+from mtc.cert import Certificate, CertificateChain, EntryType, LogEntry, TBSCertificateLogEntry
+from mtc.errors import ConflictError, Error, Reason, Rejected
+from mtc.ids import serial_number, split_serial
+from mtc.kernel import Kernel
+from mtc.landmark import LandmarkSequence
+from mtc.lint import LintFinding, LintRules, check_lint, lint_entry
 from mtc.log import PendingEntry
-from mtc.log.service import IssuanceLog
-from mtc.merkle import Hasher, Subtree, prove_inclusion
+from mtc.log.formats import public_prefix
+from mtc.log.ledger import SignedRound
+from mtc.log.service import Appended, IssuanceLog, PublishedRound
 from mtc.store import ObjectStore
-from mtc.tiles import EntriesTile, EntryBundle, NodeRecorder, tiles_for_nodes, verify_tiles
+from mtc.trust import TrustStore, verify_certificate
+from mtc.web.clock import Clock
 from mtc.wire import posix_seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuanceRequest:
-    """What is to be certified. spki: the public key, DER. not_before, not_after: inclusive, whole seconds.
-
-    request_key: idempotency key; the same key gives the same entry, however often it comes. It must then ask for the
-    same.
-    """
-
-    spki: bytes
-    dns_names: tuple[str, ...]
-    not_before: datetime
-    not_after: datetime
-    ip_addresses: tuple[str, ...] = ()
-    request_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A standalone certificate and where its entry stands."""
+    """A standalone certificate, DER, and where its entry stands. pem: with its properties. warnings: of the lint."""
 
     log_number: int
     index: int
     standalone: bytes
+    pem: str
+    not_after: datetime
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def serial(self) -> int:
+        """The serial number."""
+        return serial_number(self.log_number, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """A landmark-relative certificate, PEM with its properties, and the number of its landmark."""
+
+    pem: str
+    landmark: int
+
+
+@dataclass(frozen=True, slots=True)
+class LandmarkView:
+    """The landmarks of a log, and a published tree that is not smaller than any of them.
+
+    next_due: POSIX seconds when the next landmark is expected; None when there will be none.
+    """
+
+    sequence: LandmarkSequence
+    head: TreeHead
+    next_due: int | None
+
+
+class LandmarkSource(Protocol):
+    """What a CA knows of its landmarks."""
+
+    async def landmarks_of(self, log_number: int) -> LandmarkView:
+        """Return the landmarks of a log. Raises Rejected (NO_LANDMARK) when it has none."""
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A request that passed the lint."""
+
+    place: int
+    request: IssuanceRequest
+    entry: TBSCertificateLogEntry
+    warnings: tuple[str, ...]
+
+
+class _RoundBatch:
+    """Certificates of one round that are asked for at the same time, and made together."""
+
+    def __init__(self) -> None:
+        self.wanted: list[Wanted] = []
+        self.done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
 
 
 class CertificationAuthority:
-    """One CA with its current log. It certifies by logging and signs nothing itself."""
+    """One CA with its current log. `log` may be exchanged for the next one after an incident."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a CA
         self,
-        ca_id: TrustAnchorID,
-        hasher: Hasher,
+        rules: EntryRules,
+        lint: LintRules,
         log: IssuanceLog,
         store: ObjectStore,
-        revision: DraftRevision = DEFAULT_REVISION,
+        clock: Clock,
+        trust: TrustStore,
+        *,
+        allowed_names: Sequence[str] = (),
+        landmarks: LandmarkSource | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
-        """Take the parts; the log is open and its rounds are run by somebody."""
-        self._ca_id = ca_id
-        self._hasher = hasher
-        self._log = log
+        """Take the parts. trust: in which the CA's own certificates verify; each batch is checked so."""
+        self.log = log
+        self._rules = rules
+        self._lint = lint
         self._store = store
-        self._revision = revision
+        self._clock = clock
+        self._trust = trust
+        self._allowed = tuple(name.lower().removeprefix(".") for name in allowed_names)
+        self._landmarks = landmarks
+        self._kernel = kernel
+        self._readers: dict[int, LogReader] = {}
+        self._batches: dict[int, _RoundBatch] = {}
 
-    def build_entry(self, request: IssuanceRequest) -> TBSCertificateLogEntry:
-        """Return what the log entry of a request certifies. Raises UsageError for names that cannot be encoded."""
-        return TBSCertificateLogEntry.build(
-            hasher=self._hasher,
-            issuer=encode_ca_name(self._ca_id, self._revision),
-            subject=encode_name(),
-            spki=request.spki,
-            not_before=request.not_before,
-            not_after=request.not_after,
-            extensions=(
-                encode_key_usage("digitalSignature"),
-                encode_extended_key_usage(SERVER_AUTH_OID),
-                encode_subject_alt_name(request.dns_names, request.ip_addresses, is_critical=True),
-            ),
-        )
+    async def issue(self, requests: Sequence[IssuanceRequest]) -> list[Issued | Error]:
+        """Certify requests and wait for their rounds; an error stands in the place of its request.
 
-    async def issue(self, request: IssuanceRequest) -> Issued:
-        """Certify a request: wait for its round, and make the standalone certificate.
-
-        Raises what `IssuanceLog.append` raises, ConflictError when the request key stands for another entry.
+        Errors: what the lint or the configuration refuses, ConflictError when a request key stands for something
+        else. Raises what `IssuanceLog.submit` raises.
         """
-        entry = self.build_entry(request)
-        place = await self._log.append(
-            PendingEntry(EntryType.TBS_CERT, entry.encode(), posix_seconds(request.not_after), request.request_key)
+        results: list[Issued | Error | None] = [None] * len(requests)
+        now = self._clock.now()
+        prepared = await asyncio.to_thread(self._prepare_all, requests, now, results)
+        pending = [
+            PendingEntry(
+                EntryType.TBS_CERT,
+                item.entry.encode(),
+                posix_seconds(item.entry.not_after),
+                item.request.request_key,
+            )
+            for item in prepared
+        ]
+        places = await self.log.submit(pending)
+        fresh: dict[int, tuple[PublishedRound, list[tuple[_Prepared, Appended]]]] = {}
+        for item, place in zip(prepared, places, strict=True):
+            if place.round_ is None:
+                results[item.place] = await self._find_again(item, place)
+            else:
+                fresh.setdefault(id(place.round_), (place.round_, []))[1].append((item, place))
+        for round_, items in fresh.values():
+            wanted = [Wanted(place.index, item.request.spki) for item, place in items]
+            made = await self._make(round_, wanted)
+            for (item, place), certificate in zip(items, made, strict=True):
+                results[item.place] = self._issued(item, place, certificate, item.entry.not_after)
+        return [result for result in results if result is not None]
+
+    def _prepare_all(
+        self, requests: Sequence[IssuanceRequest], now: datetime, results: list[Issued | Error | None]
+    ) -> list[_Prepared]:
+        """Build and lint the entries; those that are refused get their error at once."""
+        prepared = []
+        for place, request in enumerate(requests):
+            try:
+                entry, findings = self.prepare(request, now)
+            except Error as error:
+                results[place] = error
+                continue
+            warnings = tuple(f"{finding.code}: {finding.message}" for finding in findings)
+            prepared.append(_Prepared(place, request, entry, warnings))
+        return prepared
+
+    def prepare(
+        self, request: IssuanceRequest, now: datetime
+    ) -> tuple[TBSCertificateLogEntry, tuple[LintFinding, ...]]:
+        """Return the log entry of a request, and the warnings about it. Raises Rejected when it must not be logged."""
+        for name in request.dns_names:
+            base = name.removeprefix("*.")
+            if self._allowed and not any(base == item or base.endswith(f".{item}") for item in self._allowed):
+                raise Rejected(
+                    Reason.FORBIDDEN, f"{name!r} is not below the allowed_names of this CA"
+                )
+        entry = self._rules.build(request, now)
+        return entry, check_lint(lint_entry(entry, request.spki, self._lint, now))
+
+    async def _make(self, round_: PublishedRound, wanted: Sequence[Wanted]) -> list[bytes]:
+        """Return standalone certificates of a round that was just published.
+
+        Everybody who waited for the round wakes up in the same turn of the event loop, and asks here: their
+        certificates are made together in the next turn.
+        """
+        batch = self._batches.get(id(round_))
+        if batch is None:
+            batch = self._batches[id(round_)] = _RoundBatch()
+            asyncio.get_running_loop().call_soon(self._start_batch, round_, batch)
+        start = len(batch.wanted)
+        batch.wanted.extend(wanted)
+        made = await asyncio.shield(batch.done)
+        return made[start : start + len(wanted)]
+
+    def _start_batch(self, round_: PublishedRound, batch: _RoundBatch) -> None:
+        """Begin to make the certificates of a batch; whoever asks from now on begins another."""
+        del self._batches[id(round_)]
+        task = asyncio.ensure_future(self._standalone(round_.log_number, round_.signed, batch.wanted, round_))
+
+        def finish(task: "asyncio.Task[list[bytes]]") -> None:
+            if task.cancelled():
+                batch.done.cancel()
+            elif (error := task.exception()) is not None:
+                batch.done.set_exception(error)
+                batch.done.exception()
+            else:
+                batch.done.set_result(task.result())
+
+        task.add_done_callback(finish)
+
+    async def _standalone(
+        self,
+        log_number: int,
+        signed: SignedRound,
+        wanted: Sequence[Wanted],
+        round_: PublishedRound | None = None,
+        moment: datetime | None = None,
+    ) -> list[bytes]:
+        """Make standalone certificates of entries of one round; one of each batch is verified as of `moment`."""
+        entries = {}
+        if round_ is not None:
+            entries = {item.index: round_.entries[item.index - signed.old_size] for item in wanted}
+        context = self._context(log_number, TreeHead(signed.new_size, signed.root_hash))
+        now = moment or self._clock.now()
+
+        def check(certificate: bytes) -> None:
+            verify_certificate(certificate, self._trust, now)
+
+        return await standalone_certificates(context, signed.signatures, wanted, entries=entries, check=check)
+
+    async def _find_again(self, item: _Prepared, place: Appended) -> Issued | Error:
+        """Return the certificate of a request that had its entry before."""
+        signed = await self.log.ledger.round_of(place.index)
+        if signed is None:
+            return ConflictError(
+                Reason.CONFLICT, f"the signed round of entry {place.index} is not kept any more", index=place.index
+            )
+        reader = self._reader(place.log_number)
+        bundles = await reader.fetch_bundles(signed.new_size, [place.index >> 8])
+        logged = LogEntry.parse(bundles[place.index >> 8][place.index & 255]).tbs_certificate
+        if logged is None:
+            return ConflictError(Reason.CONFLICT, f"entry {place.index} certifies nothing", index=place.index)
+        try:
+            check_same_request(logged, item.entry, place.index)
+        except ConflictError as error:
+            return error
+        wanted = [Wanted(place.index, item.request.spki)]
+        (made,) = await self._standalone(place.log_number, signed, wanted, moment=logged.not_before)
+        return self._issued(item, place, made, logged.not_after)
+
+    async def upgrade(self, certificate: Certificate, spki: bytes) -> Upgraded:
+        """Return the landmark-relative form of a certificate of this CA.
+
+        Raises Rejected: NO_LANDMARK (fact `next_due`) when no landmark covers it yet, EXPIRED, UNKNOWN_CA.
+        """
+        if certificate.ca_id != self._rules.ca_id:
+            raise Rejected(Reason.UNKNOWN_CA, f"the certificate is of CA {certificate.ca_id}, not {self._rules.ca_id}")
+        if self._landmarks is None:
+            raise Rejected(Reason.NO_LANDMARK, "this CA allocates no landmarks")
+        log_number, index = split_serial(certificate.serial)
+        view = await self._landmarks.landmarks_of(log_number)
+        context = self._context(log_number, view.head)
+        relative = await landmark_relative(
+            context, view.sequence, Wanted(index, spki), self._clock.now(), next_due=view.next_due
         )
-        logged = await self._read_entry(place.log_number, place.index)
-        if logged.body != entry.encode():
-            raise ConflictError(
-                Reason.CONFLICT,
-                f"the request key stands for entry {place.index}, which certifies something else; use a new key",
-                index=place.index,
-            )
-        return Issued(place.log_number, place.index, await self._standalone(logged, request.spki, place.index))
+        number = relative.landmark.number
+        properties = properties_for(self._rules.ca_id, log_number, number, revision=self._rules.revision)
+        return Upgraded(CertificateChain(properties, (relative.certificate,)).encode().decode("ascii"), number)
 
-    async def _read_entry(self, log_number: int, index: int) -> LogEntry:
-        """Return an entry as it is served. Raises ConflictError when it is not there."""
-        first = index // 256
-        width = min(256, self._log.record.tree_size - first * 256)
-        (data,) = await self._store.fetch([f"{log_number}/{EntriesTile(first, width).path}"])
-        if data is None:
-            raise ConflictError(Reason.CONFLICT, f"entry {index} of log {log_number} is not stored", index=index)
-        return LogEntry.parse(EntryBundle.parse(data, width).entries[index % 256])
+    def _issued(self, item: _Prepared, place: Appended, certificate: bytes, not_after: datetime) -> Issued:
+        """Put the answer to a request together."""
+        properties = properties_for(self._rules.ca_id, place.log_number, revision=self._rules.revision)
+        pem = CertificateChain(properties, (certificate,)).encode().decode("ascii")
+        return Issued(place.log_number, place.index, certificate, pem, not_after, item.warnings)
 
-    async def _standalone(self, entry: LogEntry, spki: bytes, index: int) -> bytes:
-        """Make the standalone certificate of an entry from its signed round."""
-        round_ = self._log.round_of(index)
-        certified = entry.tbs_certificate
-        if round_ is None or certified is None:
-            raise ConflictError(Reason.CONFLICT, f"the signed round of entry {index} is not kept any more", index=index)
-        subtree = next(item for item in round_.signatures if item.contains(index))
-        path = await self._prove(subtree, index)
-        proof = MTCProof(subtree, path, extensions=entry.extensions).with_signatures(*round_.signatures[subtree])
-        serial = serial_number(self._log.record.log_number, index)
-        return Certificate.build(certified, spki, serial, proof, self._revision)
+    def _reader(self, log_number: int) -> LogReader:
+        """Return the reader of a log, with what it has proven so far."""
+        reader = self._readers.get(log_number)
+        if reader is None:
+            reader = self._readers[log_number] = LogReader(self._rules.hasher, self._store, public_prefix(log_number))
+        return reader
 
-    async def _prove(self, subtree: Subtree, index: int) -> tuple[bytes, ...]:
-        """Return the inclusion proof of an entry, from tiles proven against the log's root."""
-        record = self._log.record
-        recorder = NodeRecorder(self._hasher)
-        prove_inclusion(self._hasher, recorder, subtree, index)
-        if not recorder.nodes:
-            return ()
-        tiles = tiles_for_nodes(record.tree_size, recorder.nodes)
-        contents = await self._store.fetch([f"{record.log_number}/{tile.path}" for tile in tiles])
-        found = {tile: content for tile, content in zip(tiles, contents, strict=True) if content is not None}
-        if len(found) != len(tiles):
-            raise ConflictError(
-                Reason.CONFLICT, f"tiles of log {record.log_number} are missing; check the log", log=record.log_number
-            )
-        proven = verify_tiles(self._hasher, record.tree_size, record.root_hash, found)
-        return tuple(prove_inclusion(self._hasher, proven, subtree, index))
+    def _context(self, log_number: int, head: TreeHead) -> LogContext:
+        """Return a log as certificates are made from it."""
+        return LogContext(log_number, head, self._reader(log_number), self._rules.revision)

@@ -5,7 +5,7 @@ from typing import Protocol
 from mtc.cert import SubtreeSignature
 from mtc.errors import ConflictError, Reason
 from mtc.ids import TrustAnchorID, log_id
-from mtc.log.service import SignedTree, TreeToSign
+from mtc.log.seams import SignedTree, TreeToSign
 from mtc.note import (
     Checkpoint,
     Note,
@@ -39,9 +39,10 @@ class CATreeSigner:
         self._key = key
 
     async def sign_tree(self, tree: TreeToSign) -> SignedTree:
-        """Have the tree signed. Raises the key's refusal, PeerError when it does not answer.
+        """Have the tree signed; of one that only moves the time, which has no subtrees, the checkpoint alone.
 
-        Raises SignatureError or ConflictError when it answers with something else than was asked for.
+        Raises the key's refusal, PeerError when it does not answer, SignatureError or ConflictError when it answers
+        with something else than was asked for.
         """
         messages = await self._key.sign(
             TreeRequest(
@@ -51,6 +52,7 @@ class CATreeSigner:
                 timestamp=tree.timestamp,
                 start=tree.start,
                 entries=tree.entries,
+                with_subtrees=bool(tree.subtrees),
             )
         )
         log = log_id(self._ca_id, tree.log_number)

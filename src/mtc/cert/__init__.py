@@ -7,7 +7,13 @@ Anchor Identifiers, "Certificate Properties".
 """
 
 from mtc.cert.ca import PREFIX_URL_OID, CACertificate, encode_ca_certificate
-from mtc.cert.certificate import Certificate, CertificateFacts, identify_certificate, issuer_format
+from mtc.cert.certificate import (
+    Certificate,
+    CertificateAssembler,
+    CertificateFacts,
+    identify_certificate,
+    issuer_format,
+)
 from mtc.cert.entry import (
     MAX_ENTRY_BYTES,
     EntryExtension,
@@ -36,6 +42,7 @@ __all__ = [
     "PREFIX_URL_OID",
     "CACertificate",
     "Certificate",
+    "CertificateAssembler",
     "CertificateChain",
     "CertificateFacts",
     "EntryExtension",

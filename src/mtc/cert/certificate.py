@@ -3,17 +3,18 @@
 Spec: Merkle Tree Certificates, "Certificate Format".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
-from mtc.cert.entry import LogEntry, TBSCertificateLogEntry, encode_entry_extensions, entry_limit
-from mtc.cert.proof import MTCProof
+from mtc.cert.entry import EntryType, LogEntry, TBSCertificateLogEntry, encode_entry_extensions, entry_limit
+from mtc.cert.proof import MTCProof, SubtreeSignature
 from mtc.cert.x509 import Extension, assemble_certificate, parse_extensions
-from mtc.errors import Error, FormatError, Reason, Rejected
+from mtc.errors import Error, FormatError, Reason, Rejected, UsageError
 from mtc.ids import DEFAULT_REVISION, REVISIONS, DraftRevision, TrustAnchorID, parse_ca_name, revision_of, split_serial
 from mtc.kernel import CertificateLayout, IssuerFormat, entry_size, parse_layout
-from mtc.merkle import Hasher
+from mtc.merkle import Hasher, Subtree
 from mtc.wire import DERReader, Tag, encode_integer, encode_sequence
 
 
@@ -202,6 +203,86 @@ class Certificate:
     def with_proof(self, proof: MTCProof) -> bytes:
         """Return the DER of the same certificate with another proof, for example another subtree or more cosigners."""
         return assemble_certificate(self.tbs, self.revision.proof_algorithm, proof.encode(self.revision))
+
+
+class CertificateAssembler:
+    """Makes the certificates of many entries of one subtree straight from the bytes of the entries.
+
+    What `Certificate.build` makes field by field, byte for byte, at a fraction of its cost: an entry is cut in four
+    places and not parsed. So it must be a certificate entry that the CA made, as a tree that is believed holds it.
+    """
+
+    __slots__ = ("_algorithm", "_hasher", "_head", "_signatures")
+
+    def __init__(
+        self,
+        hasher: Hasher,
+        subtree: Subtree,
+        signatures: Sequence[SubtreeSignature] = (),
+        revision: DraftRevision = DEFAULT_REVISION,
+    ) -> None:
+        """Encode once what all proofs have in common: the subtree, and the cosignatures over it, in any order."""
+        # An MTCProof without extensions and hashes is: 2 bytes, the subtree in 12, 2 bytes, the signatures.
+        common = MTCProof(subtree, ()).with_signatures(*signatures).encode(revision)
+        self._head, self._signatures = common[2:14], common[16:]
+        self._algorithm = revision.proof_algorithm
+        self._hasher = hasher
+
+    def assemble(self, entry: bytes, spki: bytes, serial: int, inclusion_proof: bytes) -> bytes:
+        """Return the DER of the certificate of an encoded entry. inclusion_proof: its hashes as one row.
+
+        Raises UsageError when the public key (SPKI DER) is not the one that the entry certifies, or the entry certifies
+        nothing; FormatError when it is cut off.
+        """
+        extensions_end = 2 + int.from_bytes(entry[:2], "big")
+        fields = extensions_end + 2
+        if entry[extensions_end:fields] != _CERTIFICATE_TYPE:
+            raise UsageError(Reason.BAD_ENTRY_TYPE, "the log entry is no certificate's, so it has no certificate")
+        version_end = _skip(entry, fields) if entry[fields : fields + 1] == b"\xa0" else fields
+        algorithm_start = _skip(entry, _skip(entry, _skip(entry, version_end)))
+        hash_start = _skip(entry, algorithm_start)
+        tail = _skip(entry, hash_start)
+        # The hash stands behind a header of two bytes; no hash here is longer than 127.
+        if entry[hash_start + 2 : tail] != self._hasher.digest(spki) or not spki.startswith(
+            entry[algorithm_start:hash_start], 2 + (spki[1] & 0x7F if spki[1] & 0x80 else 0)
+        ):
+            raise UsageError(Reason.BAD_KEY, "the public key is not the one that the log entry certifies")
+        algorithm = self._algorithm
+        tbs = encode_sequence(
+            entry[fields:version_end],
+            encode_integer(serial),
+            algorithm,
+            entry[version_end:algorithm_start],
+            spki,
+            entry[tail:],
+        )
+        proof = b"".join(
+            (
+                entry[:extensions_end],
+                self._head,
+                len(inclusion_proof).to_bytes(2, "big"),
+                inclusion_proof,
+                self._signatures,
+            )
+        )
+        return assemble_certificate(tbs, algorithm, proof)
+
+
+_CERTIFICATE_TYPE = EntryType.TBS_CERT.to_bytes(2, "big")
+
+
+def _skip(data: bytes, at: int) -> int:
+    """Return where the TLV at `at` ends. Raises FormatError (TRUNCATED) when that is behind the data."""
+    try:
+        end = at + 2 + data[at + 1]
+        if data[at + 1] & 0x80:
+            start = end - 0x80
+            end = start + int.from_bytes(data[at + 2 : start], "big")
+    except IndexError:
+        end = len(data) + 1
+    if end > len(data):
+        raise FormatError(Reason.TRUNCATED, f"the log entry ends inside the value at byte {at}", offset=at)
+    return end
 
 
 def _algorithm_oid(algorithm: bytes) -> str:

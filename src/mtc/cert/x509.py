@@ -29,6 +29,9 @@ SUBJECT_ALT_NAME_OID = "2.5.29.17"
 BASIC_CONSTRAINTS_OID = "2.5.29.19"
 EXTENDED_KEY_USAGE_OID = "2.5.29.37"
 SUBJECT_KEY_ID_OID = "2.5.29.14"
+CERTIFICATE_POLICIES_OID = "2.5.29.32"
+AUTHORITY_KEY_ID_OID = "2.5.29.35"
+CRL_DISTRIBUTION_POINTS_OID = "2.5.29.31"
 SERVER_AUTH_OID = "1.3.6.1.5.5.7.3.1"
 CLIENT_AUTH_OID = "1.3.6.1.5.5.7.3.2"
 UNSIGNED_ALGORITHM_OID = "1.3.6.1.5.5.7.6.36"
@@ -123,6 +126,26 @@ def encode_basic_constraints(*, is_ca: bool, path_length: int | None = None, is_
         if path_length is not None:
             parts.append(encode_integer(path_length))
     return Extension(BASIC_CONSTRAINTS_OID, encode_sequence(*parts), is_critical)
+
+
+def encode_authority_key_identifier(key_id: bytes) -> Extension:
+    """Return an authorityKeyIdentifier extension with a key identifier, which for an MTC CA is its binary CA ID."""
+    return Extension(AUTHORITY_KEY_ID_OID, encode_sequence(encode_tlv(0x80, key_id)))
+
+
+def encode_crl_distribution_points(*urls: str) -> Extension:
+    """Return a cRLDistributionPoints extension with one point per URL (ASCII). Raises UsageError without any."""
+    if not urls or not all(url.isascii() and url.isprintable() for url in urls):
+        raise UsageError(Reason.USAGE, "a cRLDistributionPoints names at least one URL in ASCII")
+    points = [encode_sequence(encode_tlv(0xA0, encode_tlv(0xA0, encode_tlv(0x86, url.encode())))) for url in urls]
+    return Extension(CRL_DISTRIBUTION_POINTS_OID, encode_sequence(*points))
+
+
+def encode_certificate_policies(*oids: str) -> Extension:
+    """Return a certificatePolicies extension that asserts `oids`, without qualifiers. Raises UsageError without any."""
+    if not oids:
+        raise UsageError(Reason.USAGE, "a certificatePolicies asserts at least one policy")
+    return Extension(CERTIFICATE_POLICIES_OID, encode_sequence(*(encode_sequence(encode_oid(oid)) for oid in oids)))
 
 
 def encode_subject_alt_name(

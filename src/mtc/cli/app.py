@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mtc import __version__
+from mtc.cli.app_ca import ca_app, cert_app, signer_app
 from mtc.cli.output import ExitCode, console, error_console, fail
 from mtc.errors import Error, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION
@@ -26,6 +27,9 @@ trust_app = typer.Typer(help="Make and describe trust stores.", no_args_is_help=
 bench_app = typer.Typer(help="Measure, in ratios within one run.", no_args_is_help=True)
 app.add_typer(trust_app, name="trust")
 app.add_typer(bench_app, name="bench")
+app.add_typer(ca_app, name="ca")
+app.add_typer(cert_app, name="cert")
+app.add_typer(signer_app, name="signer")
 
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 

@@ -5,7 +5,8 @@
 Spec: Merkle Tree Certificates, "Issuance Logs" and "Issuing Standalone Certificates"; C2SP tlog-tiles and mtc-tlog.
 """
 
-from mtc.log.formats import LogRecord, SignedRound, StagedRound
+from mtc.log.formats import LogRecord, StagedRound
+from mtc.log.ledger.formats import SignedRound
 from mtc.log.machine import (
     Batch,
     LogState,

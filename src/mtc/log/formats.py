@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mtc.cert import SubtreeSignature
 from mtc.errors import FormatError, Reason
 from mtc.ids import MAX_LOG_NUMBER
 from mtc.merkle import MAX_TREE_SIZE, Subtree
@@ -20,7 +19,6 @@ MAX_REQUEST_KEY_BYTES = 255
 
 _RECORD_VERSION = 1
 _STAGED_VERSION = 1
-_SIGNED_VERSION = 1
 _MAX_TIME = 2**63 - 1
 
 
@@ -31,7 +29,8 @@ class LogRecord:
     log_number: 1 to 65535. tree_size: entries. root_hash: of that tree. timestamp: POSIX seconds of the checkpoint.
     accumulated_count: how many accumulated entries there are. latest_not_after: POSIX seconds, of all entries, 0
     without one. staged_digest: SHA-256 of the staged round that leads to this tree; empty for a new log. has_counter:
-    entries carry the accumulated counter, chosen when the log is created.
+    entries carry the accumulated counter, chosen when the log is created. minimum_index: entries below it are pruned, 0
+    without pruning. is_closed: the next log took over, and this one takes no more entries.
     """
 
     log_number: int
@@ -42,6 +41,8 @@ class LogRecord:
     latest_not_after: int = 0
     staged_digest: bytes = b""
     has_counter: bool = False
+    minimum_index: int = 0
+    is_closed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a record that no log can have."""
@@ -51,6 +52,8 @@ class LogRecord:
             )
         if not 0 <= self.accumulated_count <= self.tree_size:
             raise FormatError(Reason.BAD_NUMBER, f"{self.accumulated_count} is no count of accumulated entries")
+        if not 0 <= self.minimum_index <= self.tree_size:
+            raise FormatError(Reason.BAD_NUMBER, f"{self.minimum_index} is no minimum index of this log")
         if not 0 <= self.timestamp <= _MAX_TIME or not 0 <= self.latest_not_after <= _MAX_TIME:
             raise FormatError(Reason.BAD_TIME, "a time of the log record is out of range")
 
@@ -67,6 +70,8 @@ class LogRecord:
             .uint(self.latest_not_after, 8)
             .vector(self.staged_digest, 1)
             .uint(self.has_counter, 1)
+            .uint(self.minimum_index, 6)
+            .uint(self.is_closed, 1)
             .encode()
         )
 
@@ -84,6 +89,8 @@ class LogRecord:
             latest_not_after=reader.read_uint(8),
             staged_digest=reader.read_vector(1, most=32),
             has_counter=_read_flag(reader),
+            minimum_index=reader.read_uint(6),
+            is_closed=_read_flag(reader),
         )
         reader.finish()
         return record
@@ -111,8 +118,15 @@ class StagedRound:
         for key in sorted(self.objects):
             writer.vector(key.encode("ascii"), 2).vector(self.objects[key], 4)
         writer.uint(len(self.indices), 4)
-        for request in sorted(self.indices):
-            writer.vector(request, 1).uint(self.indices[request], 6)
+        # One join for all of them: a round may hold fifty thousand.
+        writer.bytes(
+            b"".join(
+                [
+                    b"%c%b%b" % (len(request), request, index.to_bytes(6, "big"))
+                    for request, index in sorted(self.indices.items())
+                ]
+            )
+        )
         writer.uint(len(self.subtrees), 1)
         for subtree, value in self.subtrees:
             writer.uint(subtree.start, 6).uint(subtree.end, 6).vector(value, 1)
@@ -147,57 +161,17 @@ class StagedRound:
     @staticmethod
     def key_of(log_number: int, new_size: int, digest: bytes) -> str:
         """Return the key under which a round is staged; rounds that differ have different keys."""
-        return f"staging/{log_number}/{new_size}-{digest.hex()}"
+        return f"{staging_prefix(log_number)}{new_size}-{digest.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class SignedRound:
-    """What stays of a round after it was published: requests with their indices, and cosignatures by subtree.
+def public_prefix(log_number: int) -> str:
+    """Return what the keys of a log's served objects begin with; behind it stands the path that clients ask for."""
+    return f"public/{log_number}/"
 
-    A certificate can be made from it and the tiles at any later time. More cosignatures may come later.
-    """
 
-    old_size: int
-    new_size: int
-    indices: Mapping[bytes, int]
-    signatures: Mapping[Subtree, tuple[SubtreeSignature, ...]]
-
-    def encode(self) -> bytes:
-        """Return the round's bytes."""
-        writer = Writer().uint(_SIGNED_VERSION, 1).uint(self.old_size, 6).uint(self.new_size, 6)
-        writer.uint(len(self.indices), 4)
-        for request in sorted(self.indices):
-            writer.vector(request, 1).uint(self.indices[request], 6)
-        writer.uint(len(self.signatures), 1)
-        for subtree in sorted(self.signatures):
-            writer.uint(subtree.start, 6).uint(subtree.end, 6).uint(len(self.signatures[subtree]), 1)
-            for signature in self.signatures[subtree]:
-                writer.vector(signature.cosigner_id, 1).vector(signature.signature, 2)
-        return writer.encode()
-
-    @staticmethod
-    def parse(data: bytes) -> "SignedRound":
-        """Read a round, which must fill `data`. Raises FormatError."""
-        reader = Reader(data, "the signed round")
-        _check_version(reader.read_uint(1), _SIGNED_VERSION, "the signed round")
-        old_size, new_size = reader.read_uint(6), reader.read_uint(6)
-        indices: dict[bytes, int] = {}
-        for _ in range(reader.read_uint(4)):
-            request = reader.read_vector(1)
-            indices[request] = reader.read_uint(6)
-        signatures: dict[Subtree, tuple[SubtreeSignature, ...]] = {}
-        for _ in range(reader.read_uint(1)):
-            subtree = Subtree(reader.read_uint(6), reader.read_uint(6))
-            signatures[subtree] = tuple(
-                SubtreeSignature(reader.read_vector(1), reader.read_vector(2)) for _ in range(reader.read_uint(1))
-            )
-        reader.finish()
-        return SignedRound(old_size, new_size, indices, signatures)
-
-    @staticmethod
-    def key_of(log_number: int, new_size: int) -> str:
-        """Return the key under which the round that led to `new_size` entries is kept."""
-        return f"rounds/{log_number}/{new_size}"
+def staging_prefix(log_number: int) -> str:
+    """Return what the keys of a log's staged rounds begin with."""
+    return f"private/staging/{log_number}/"
 
 
 def digest_of(staged: bytes) -> bytes:

@@ -5,9 +5,13 @@ The order of a round, and what a crash means after each step:
 1. *Stage* one object with everything the new tree needs. Crash: nobody refers to it; it is collected later.
 2. *Swap* the register from the old record to the new one. Lost: another sequencer was faster; stop. Crash: the tree is
    decided, and recovery goes on with step 3.
-3. *Publish* tiles and entry bundles from the staged object. Crash: they are published again; the bytes are the same.
-4. *Sign* exactly the tree of the record. Crash: it is signed again; nothing else ever is.
-5. *Publish* the checkpoint. From here on the entries are acknowledged.
+3. *Publish* tiles and entry bundles from the staged object, and meanwhile *sign* exactly the tree of the record. Crash:
+   the same bytes are published and the same tree is signed again; nothing else ever is.
+4. Ask other cosigners, where there are any. Crash: they are asked again.
+5. *Publish* the checkpoint. Crash: it is published again.
+6. *Record* the round: which request became which entry, the checkpoint, the cosignatures. From here on the entries are
+   acknowledged. Crash: it is recorded again from the staged object.
+7. Discard the staged object. Crash: it is collected later.
 
 An entry's index, and what depends on it, is assigned in `plan_batch` and nowhere else. A batch is never changed after
 it was staged: a sequencer that fails before step 2 plans anew, one that fails after it recovers.
@@ -16,13 +20,13 @@ Spec: Merkle Tree Certificates, "Issuance Logs", "Issuing Standalone Certificate
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mtc.cert import EntryExtension, LogEntry
+from mtc.cert import MAX_ENTRY_BYTES, EntryExtension, LogEntry
 from mtc.errors import ConflictError, FormatError, ProofError, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision
-from mtc.log.formats import MAX_REQUEST_KEY_BYTES, LogRecord, StagedRound, digest_of
-from mtc.merkle import MAX_TREE_SIZE, Hasher, Subtree
+from mtc.log.formats import MAX_REQUEST_KEY_BYTES, LogRecord, StagedRound, digest_of, public_prefix
+from mtc.merkle import MAX_TREE_SIZE, Hasher
 from mtc.tiles import (
     EntriesTile,
     EntryBundle,
@@ -81,16 +85,15 @@ class LogState:
 class Batch:
     """What one round will do. Nothing of it has happened yet.
 
-    state: the log afterwards. staged: the encoded staged round, for `staged_key`. objects: what to publish, by key.
-    indices: of the entries, in the order given. subtrees: the covering subtrees to be signed, with their hashes.
+    state: the log afterwards. staged: the encoded `round_`, for `staged_key`. entries: encoded, in the order of their
+    indices.
     """
 
     state: LogState
     staged_key: str
     staged: bytes
-    objects: Mapping[str, bytes]
-    indices: tuple[int, ...]
-    subtrees: tuple[tuple[Subtree, bytes], ...]
+    round_: StagedRound
+    entries: tuple[bytes, ...]
 
 
 def encode_accumulated_count(count: int) -> EntryExtension:
@@ -132,10 +135,14 @@ def plan_batch(
     record = state.record
     if now < record.timestamp:
         raise ConflictError(
-            Reason.CONFLICT,
+            Reason.CLOCK,
             f"the clock says {now}, before the last checkpoint at {record.timestamp}; set the clock, or wait",
             expected=record.timestamp,
             got=now,
+        )
+    if record.is_closed:
+        raise ConflictError(
+            Reason.CONFLICT, f"log {record.log_number} is closed; the next one takes its entries", log=record.log_number
         )
     start, end = record.tree_size, record.tree_size + len(pending)
     if end > MAX_TREE_SIZE:
@@ -145,43 +152,58 @@ def plan_batch(
             "must be followed by the next log",
             room=MAX_TREE_SIZE - start,
         )
-    count = record.accumulated_count
-    entries: list[bytes] = []
-    indices: dict[bytes, int] = {}
-    for index, item in enumerate(pending, start):
-        count += item.type == ACCUMULATED_ENTRY
-        extensions = (encode_accumulated_count(count),) if record.has_counter else ()
-        entries.append(LogEntry(item.type, item.body, extensions).encode(revision))
-        if item.request_key and indices.setdefault(item.request_key, index) != index:
-            raise UsageError(Reason.DUPLICATE, "two requests of one round have the same idempotency key")
+    count, entries = _encode_entries(record, pending, revision)
+    indices = {item.request_key: index for index, item in enumerate(pending, start) if item.request_key}
+    if len(indices) != sum(1 for item in pending if item.request_key):
+        raise UsageError(Reason.DUPLICATE, "two requests of one round have the same idempotency key")
     row = hasher.leaves(entries)
     edge, tiles = build_tiles(hasher, state.edge, row)
     bundles = build_bundles(start, state.bundle, entries)
-    prefix = str(record.log_number)
-    objects = {f"{prefix}/{tile.path}": data for tile, data in tiles.items()}
-    objects |= {f"{prefix}/{place.path}": data for place, data in bundles.items()}
+    prefix = public_prefix(record.log_number)
+    objects = {f"{prefix}{tile.path}": data for tile, data in tiles.items()}
+    objects |= {f"{prefix}{place.path}": data for place, data in bundles.items()}
     subtrees = state.edge.frontier(hasher).cover_growth(hasher, row)
-    staged = StagedRound(start, end, objects, indices, subtrees).encode()
+    round_ = StagedRound(start, end, objects, indices, subtrees)
+    staged = round_.encode()
     digest = digest_of(staged)
-    after = LogRecord(
-        log_number=record.log_number,
+    after = replace(
+        record,
         tree_size=end,
         root_hash=edge.root(hasher),
         timestamp=now,
         accumulated_count=count,
-        latest_not_after=max([record.latest_not_after, *(item.not_after for item in pending)]),
+        latest_not_after=max(record.latest_not_after, max((item.not_after for item in pending), default=0)),
         staged_digest=digest,
-        has_counter=record.has_counter,
     )
     bundle = _partial_bundle(end, bundles, state.bundle)
-    return Batch(
-        LogState(after, edge, bundle),
-        StagedRound.key_of(record.log_number, end, digest),
-        staged,
-        objects,
-        tuple(range(start, end)),
-        subtrees,
-    )
+    key = StagedRound.key_of(record.log_number, end, digest)
+    return Batch(LogState(after, edge, bundle), key, staged, round_, tuple(entries))
+
+
+def _encode_entries(
+    record: LogRecord, pending: Sequence[PendingEntry], revision: DraftRevision
+) -> tuple[int, list[bytes]]:
+    """Return the number of accumulated entries afterwards, and the encoded entries with what depends on their place."""
+    count = record.accumulated_count
+    entries: list[bytes] = []
+    # Almost all entries of a round begin with the same bytes.
+    heads: dict[tuple[int, int], bytes] = {}
+    for item in pending:
+        kind = item.type
+        count += kind == ACCUMULATED_ENTRY
+        head = heads.get((kind, count))
+        if head is None:
+            extensions = (encode_accumulated_count(count),) if record.has_counter else ()
+            head = heads[kind, count] = LogEntry(kind, b"", extensions).encode(revision)
+        entry = head + item.body
+        if len(entry) > MAX_ENTRY_BYTES:
+            raise UsageError(
+                Reason.TOO_LARGE,
+                f"a log entry has at most {MAX_ENTRY_BYTES} bytes, this one {len(entry)}",
+                got=len(entry),
+            )
+        entries.append(entry)
+    return count, entries
 
 
 def _partial_bundle(tree_size: int, bundles: Mapping[EntriesTile, bytes], before: bytes) -> bytes:
@@ -210,10 +232,10 @@ def plan_recovery(
         if round_.new_size != record.tree_size:
             raise _contradiction(record, "the staged round leads to another size")
     available = {**published, **(round_.objects if round_ is not None else {})}
-    prefix = str(record.log_number)
+    prefix = public_prefix(record.log_number)
     contents = []
     for tile in partial_tiles(record.tree_size):
-        content = available.get(f"{prefix}/{tile.path}")
+        content = available.get(f"{prefix}{tile.path}")
         if content is None:
             raise _contradiction(record, f"{tile} is missing")
         contents.append(content)
@@ -230,7 +252,7 @@ def recovery_keys(record: LogRecord) -> list[str]:
     places: list[Tile | EntriesTile] = list(partial_tiles(record.tree_size))
     if record.tree_size % 256:
         places += bundles_for_growth(record.tree_size - 1, record.tree_size)
-    return [f"{record.log_number}/{place.path}" for place in places]
+    return [f"{public_prefix(record.log_number)}{place.path}" for place in places]
 
 
 def _recover_bundle(hasher: Hasher, record: LogRecord, edge: TileEdge, available: Mapping[str, bytes]) -> bytes:
@@ -239,7 +261,7 @@ def _recover_bundle(hasher: Hasher, record: LogRecord, edge: TileEdge, available
     if not width:
         return b""
     place = EntriesTile(record.tree_size // 256, width)
-    data = available.get(f"{record.log_number}/{place.path}")
+    data = available.get(f"{public_prefix(record.log_number)}{place.path}")
     if data is None:
         raise FormatError(Reason.BAD_TILE, f"{place} is missing")
     entries = EntryBundle.parse(data, width).entries

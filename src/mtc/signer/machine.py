@@ -18,39 +18,17 @@ consistent subtrees, and none that holds entries which it does not recognise.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mtc.cert import MAX_ENTRY_BYTES, EntryType
 from mtc.errors import ConflictError, FormatError, Reason, Rejected
-from mtc.ids import MAX_LOG_NUMBER, TrustAnchorID, log_id
-from mtc.log.machine import ACCUMULATED_COUNT, ACCUMULATED_ENTRY
+from mtc.ids import log_id
 from mtc.merkle import MAX_TREE_SIZE, Frontier, Hasher, Subtree, split_row
 from mtc.note import CosignedMessage
+from mtc.signer.entries import check_entries
+from mtc.signer.rules import SignerRules
 from mtc.wire import Reader, Writer
 
-KNOWN_ENTRY_TYPES = frozenset({int(EntryType.NULL), int(EntryType.TBS_CERT)})
-"""The entry types of the draft."""
 _VIEW_VERSION = 1
-
-_PLAIN_HEADS = {b"\0\0\0\0": 0, b"\0\0\0\1": 1}
-"""The first bytes of entries without extensions, by type."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignerRules:
-    """What the key is for.
-
-    highest_log: last log number that may be used. max_skew_s: how far a timestamp may lie from now. known_entry_types,
-    known_extension_types: anything else is not signed. has_counter: every entry carries the counter of accumulated
-    entries, and it is right.
-    """
-
-    ca_id: TrustAnchorID
-    highest_log: int = MAX_LOG_NUMBER
-    max_skew_s: int = 300
-    known_entry_types: frozenset[int] = KNOWN_ENTRY_TYPES
-    known_extension_types: frozenset[int] = frozenset()
-    has_counter: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +83,12 @@ class SignerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeRequest:
-    """What the log asks for: exactly one tree, and the entries [start, tree_size) that lead to it."""
+    """What the log asks for: exactly one tree, and the entries [start, tree_size) that lead to it.
+
+    root_hash: of the tree. timestamp: POSIX seconds of its checkpoint. start: at most the size of the tree that was
+    signed last; entries that are known already are skipped. with_subtrees: sign the covering subtrees of the newest
+    entries too; without, as when only the time moves, the checkpoint alone.
+    """
 
     log_number: int
     tree_size: int
@@ -113,6 +96,7 @@ class TreeRequest:
     timestamp: int
     start: int
     entries: Sequence[bytes]
+    with_subtrees: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,38 +113,33 @@ def plan_signing(
 ) -> SigningPlan:
     """Decide about a request. views: of all logs of the CA that the key ever signed, by number. now: POSIX seconds.
 
-    Raises Rejected (UNKNOWN_ORIGIN, BAD_ENTRY_TYPE, NOT_YET_VALID) for what is never signed, ConflictError for a tree
-    that contradicts the view; its facts hold the size that is known, `tree_size`, so that the log can send what is
-    missing. FormatError for entries that are none.
+    Raises Rejected (UNKNOWN_ORIGIN, BAD_ENTRY_TYPE, BAD_NUMBER, NOT_YET_VALID) for what is never signed, ConflictError
+    for a tree that contradicts the view; its facts hold the size that is known, `tree_size`. FormatError for entries
+    that are none.
     """
     _check_log(rules, views, request)
     view = views.get(request.log_number) or SignerView(log_number=request.log_number, frontier=Frontier(), timestamp=0)
     size = view.frontier.tree_size
     if request.tree_size < size:
-        raise _contradiction(view, f"{request.tree_size} entries are fewer than were signed")
+        raise _contradiction(
+            view,
+            f"{request.tree_size} entries are fewer than were signed. The log runs on an older copy of its storage; "
+            "bring the newest one back, or follow this log with the next one",
+        )
     if request.timestamp < view.timestamp:
         raise _contradiction(view, f"timestamp {request.timestamp} lies before {view.timestamp}, which was signed")
     if abs(request.timestamp - now) > rules.max_skew_s:
         raise Rejected(
             Reason.NOT_YET_VALID,
             f"timestamp {request.timestamp} lies {abs(request.timestamp - now)} s from the signer's clock, allowed are "
-            f"{rules.max_skew_s}",
+            f"{rules.max_skew_s}; set the clocks",
             got=request.timestamp,
         )
     grown = view if request.tree_size == size else _grow(hasher, rules, view, request)
     if grown.frontier.root(hasher) != request.root_hash:
         raise _contradiction(view, "the entries lead to another root hash than the one that was asked for")
-    return _messages(
-        hasher,
-        rules,
-        SignerView(
-            log_number=grown.log_number,
-            frontier=grown.frontier,
-            timestamp=request.timestamp,
-            accumulated_count=grown.accumulated_count,
-            subtrees=grown.subtrees,
-        ),
-    )
+    grown = replace(grown, timestamp=request.timestamp)
+    return _messages(hasher, rules, grown, with_subtrees=request.with_subtrees)
 
 
 def _check_log(rules: SignerRules, views: Mapping[int, SignerView], request: TreeRequest) -> None:
@@ -186,72 +165,39 @@ def _check_log(rules: SignerRules, views: Mapping[int, SignerView], request: Tre
 def _grow(hasher: Hasher, rules: SignerRules, view: SignerView, request: TreeRequest) -> SignerView:
     """Return the view after the new entries, each of which was looked at."""
     size = view.frontier.tree_size
-    if request.start > size or request.start + len(request.entries) != request.tree_size:
+    if request.start > size:
+        raise _contradiction(
+            view,
+            f"the entries sent begin at {request.start}. The signer runs on an older copy of its record; bring the "
+            "newest one back, or follow this log with the next one",
+        )
+    if request.start + len(request.entries) != request.tree_size:
         raise _contradiction(
             view,
             f"entries [{request.start}, {request.start + len(request.entries)}) do not lead from {size} to "
             f"{request.tree_size}",
         )
-    entries = request.entries[size - request.start :]
-    count = view.accumulated_count
-    for index, entry in enumerate(entries, size):
-        count = _check_entry(rules, index, entry, count)
+    entries = request.entries if request.start == size else request.entries[size - request.start :]
+    count = check_entries(rules, size, entries, view.accumulated_count)
     row = hasher.leaves(entries)
-    return SignerView(
-        log_number=view.log_number,
+    return replace(
+        view,
         frontier=view.frontier.extended(hasher, row),
-        timestamp=view.timestamp,
         accumulated_count=count,
         subtrees=view.frontier.cover_growth(hasher, row),
     )
 
 
-def _check_entry(rules: SignerRules, index: int, entry: bytes, count: int) -> int:
-    """Refuse an entry of an unknown type, with unknown extensions, or with a wrong counter; return the new count."""
-    kind = _PLAIN_HEADS.get(entry[:4])
-    if len(entry) > MAX_ENTRY_BYTES or (kind == EntryType.NULL and len(entry) > 4):
-        raise FormatError(
-            Reason.TOO_LARGE, f"entry {index} has {len(entry)} bytes, more than its type allows", index=index
-        )
-    if kind in rules.known_entry_types and not rules.has_counter:
-        return count
-    reader = Reader(entry, f"entry {index}")
-    extensions = Reader(reader.read_vector(2), f"the extensions of entry {index}")
-    kind = reader.read_uint(2)
-    found: int | None = None
-    while extensions.remaining:
-        extension, data = extensions.read_uint(2), extensions.read_vector(2)
-        is_counter = rules.has_counter and extension == ACCUMULATED_COUNT and len(data) == 6
-        if is_counter:
-            found = int.from_bytes(data, "big")
-        elif extension not in rules.known_extension_types:
-            raise _unknown(index, f"extension type 0x{extension:04x}")
-    is_accumulated = rules.has_counter and kind == ACCUMULATED_ENTRY
-    if kind not in rules.known_entry_types and not is_accumulated:
-        raise _unknown(index, f"entry type 0x{kind:04x}")
-    count += is_accumulated
-    if rules.has_counter and found != count:
-        raise Rejected(
-            Reason.BAD_NUMBER, f"entry {index} carries counter {found} where {count} should be", index=index, got=found
-        )
-    return count
-
-
-def _messages(hasher: Hasher, rules: SignerRules, view: SignerView) -> SigningPlan:
+def _messages(hasher: Hasher, rules: SignerRules, view: SignerView, *, with_subtrees: bool) -> SigningPlan:
     """Return the messages for the view's tree and its subtrees."""
     log = log_id(rules.ca_id, view.log_number)
     tree = Subtree(0, view.frontier.tree_size)
     checkpoint = CosignedMessage.for_subtree(rules.ca_id, log, tree, view.frontier.root(hasher), view.timestamp)
-    subtrees = tuple(CosignedMessage.for_subtree(rules.ca_id, log, subtree, value) for subtree, value in view.subtrees)
-    return SigningPlan(view, checkpoint, subtrees)
-
-
-def _unknown(index: int, what: str) -> Rejected:
-    """Make the error for an entry that must not be certified."""
-    return Rejected(
-        Reason.BAD_ENTRY_TYPE,
-        f"entry {index} has {what}, which this signer does not know; signing would certify what nobody understood",
-        index=index,
+    subtrees = view.subtrees if with_subtrees else ()
+    return SigningPlan(
+        view,
+        checkpoint,
+        tuple(CosignedMessage.for_subtree(rules.ca_id, log, subtree, value) for subtree, value in subtrees),
     )
 
 

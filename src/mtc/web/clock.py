@@ -1,6 +1,7 @@
 """Time as shells see it: one seam, and a guard that notices when two clocks of one machine disagree."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -26,7 +27,8 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """Return seconds of the machine's steady clock."""
-        return time.monotonic()
+        # Where the machine can be suspended, the steady clock goes on through its sleep.
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class ClockGuard:
@@ -47,13 +49,28 @@ class ClockGuard:
         """Take the present reading as the truth."""
         self._offset_s = self._clock.now().timestamp() - self._clock.monotonic()
 
+    def steady(self) -> float:
+        """Return seconds of the steady clock, for measuring how long something lasts."""
+        return self._clock.monotonic()
+
+    def check_others(self, timestamps: Iterable[int]) -> None:
+        """Raise ConflictError (CLOCK) when others signed at times, POSIX seconds, that this clock has not reached."""
+        now = self.seconds()
+        ahead = max(timestamps, default=0) - now
+        if ahead > self._tolerance_s:
+            raise ConflictError(
+                Reason.CLOCK,
+                f"cosigners signed {ahead} s after what this clock says; nothing is signed until the clock is right",
+                ahead_s=ahead,
+            )
+
     def seconds(self) -> int:
         """Return POSIX seconds, rounded down. Raises ConflictError when the clocks disagree."""
         wall = self._clock.now().timestamp()
         drift = wall - self._clock.monotonic() - self._offset_s
         if abs(drift) > self._tolerance_s:
             raise ConflictError(
-                Reason.CONFLICT,
+                Reason.CLOCK,
                 f"the clock jumped by {drift:.1f} s against the steady clock; nothing is signed until it is right",
                 drift_s=drift,
             )

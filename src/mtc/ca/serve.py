@@ -1,0 +1,232 @@
+"""`mtc ca serve`: everything that a CA shows and answers, in one process.
+
+The read path, the status page, health and metrics are for everybody; the API is for those who may issue. Over the Unix
+socket in the folder the same application answers.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from mtc import __version__
+from mtc.ca.api import MAX_BULK_BYTES, CAControl, api_routes
+from mtc.ca.http import ReadPath, ServingRules
+from mtc.ca.pages.http import Pages
+from mtc.ca.service import RunningCA, open_ca
+from mtc.ca.state import Incident
+from mtc.ca.status import (
+    CAStatus,
+    IncidentStatus,
+    LandmarkStatus,
+    LogStatus,
+    StoreView,
+    describe_health,
+)
+from mtc.kernel import active_kernel
+from mtc.web.frame import FrameChoices, Limits, create_app
+from mtc.web.logs import open_logger
+from mtc.web.server import Listening, serve
+
+_LOG = open_logger("ca")
+_API_TIME_S = 400.0
+"""An issuance waits for its round and, where there are cosigners, for their quorum: five minutes at most."""
+_MAX_INCIDENTS = 5
+_LANDMARK_BUFFER_S = 5
+
+
+class CAApplication:
+    """What a running CA answers over HTTP."""
+
+    def __init__(self, ca: RunningCA) -> None:
+        """Take the CA."""
+        self._ca = ca
+        parts = ca.parts
+        config = parts.folder.config
+        self.view = StoreView(
+            parts.storage.objects,
+            parts.storage.register,
+            parts.hasher,
+            config.revision,
+            config.ca_id,
+            self.describe,
+            lambda: range(1, ca.state.current_log + 1),
+        )
+
+    def app(self, control: CAControl) -> ASGIApp:
+        """Return the application. control: what the API does."""
+        parts = self._ca.parts
+        config, metrics = parts.folder.config, parts.metrics
+        read_path = ReadPath(parts.storage.objects, self._serving_rules())
+        routes: Sequence[BaseRoute] = [
+            *api_routes(control, is_remote_allowed=config.has_remote_api),
+            *metrics.routes(),
+            *Pages(self.view, parts.hasher).routes(),
+            *read_path.routes(config.url_path),
+        ]
+        limits = {"/api/": Limits(body_bytes=MAX_BULK_BYTES, time_s=_API_TIME_S)}
+        return create_app(routes, FrameChoices(limits_by_prefix=limits, observe=metrics.count_exchange))
+
+    def _serving_rules(self) -> ServingRules:
+        """Return what only the running CA knows about what it serves."""
+        ca = self._ca
+        config = ca.parts.folder.config
+
+        def minimum_index(log_number: int) -> int:
+            is_refused = config.pruning != "keep" and log_number == ca.log.record.log_number
+            return ca.log.record.minimum_index if is_refused else 0
+
+        def landmarks_age(log_number: int) -> int:
+            if log_number != ca.landmarks.state.log_number:
+                return 3600
+            due = ca.landmarks.next_due() - ca.parts.clock.now().timestamp()
+            return max(int(due), 0) + _LANDMARK_BUFFER_S
+
+        return ServingRules(
+            minimum_index=minimum_index,
+            checkpoint_max_age_s=int(config.profile.checkpoint_max_age.total_seconds()),
+            landmarks_max_age_s=landmarks_age,
+            now=ca.parts.clock.now,
+        )
+
+    async def describe(self, logs: tuple[LogStatus, ...]) -> CAStatus:
+        """Put the status together."""
+        ca = self._ca
+        config, now = ca.parts.folder.config, ca.parts.clock.now()
+        stopped = ca.log.stopped
+        trouble = dict(ca.trouble)
+        signer_note = trouble.pop("signer", "")
+        return CAStatus(
+            ca_id=config.ca_id,
+            profile=config.profile.name,
+            revision=config.revision,
+            kernel=active_kernel().name,
+            version=__version__,
+            started=ca.started,
+            now=now,
+            prefix=config.url_path,
+            prefix_url=config.prefix_url,
+            logs=tuple(self._with_live(log) for log in logs),
+            pool=ca.log.waiting,
+            incidents=await self._incidents(),
+            signer_is_up=not signer_note,
+            signer_note=signer_note,
+            stopped_by=None if stopped is None else stopped.message,
+            warnings=tuple(f"{part}: {text}" for part, text in trouble.items()),
+            max_lifetime=config.profile.max_lifetime,
+            checkpoint_due=2 * config.profile.refresh_interval + timedelta(minutes=1),
+        )
+
+    def _with_live(self, log: LogStatus) -> LogStatus:
+        """Add what only the running process knows of the current log."""
+        ca = self._ca
+        if log.number != ca.log.record.log_number:
+            return log
+        steady = ca.parts.clock.monotonic()
+        published = ca.last_round
+        return LogStatus(
+            number=log.number,
+            tree_size=log.tree_size,
+            root_hash=log.root_hash,
+            checkpoint=log.checkpoint,
+            is_closed=log.is_closed,
+            minimum_index=log.minimum_index if ca.parts.folder.config.pruning != "keep" else 0,
+            last_round=published if published is not None and published[1] <= log.tree_size else None,
+            landmarks=tuple(self._with_allocation(item) for item in log.landmarks),
+            rates=ca.rates.history(steady),
+            rate_1min=ca.rates.rate(60, steady),
+            rate_1h=ca.rates.rate(3600, steady),
+        )
+
+    def _with_allocation(self, landmark: LandmarkStatus) -> LandmarkStatus:
+        """Add when a landmark was allocated, as far as that is remembered."""
+        state = self._ca.landmarks.state
+        back = state.sequence.latest.number - landmark.number
+        allocated = None
+        if 0 <= back < len(state.allocations):
+            allocated = datetime.fromtimestamp(state.allocations[-1 - back], UTC)
+        return LandmarkStatus(
+            number=landmark.number,
+            tree_size=landmark.tree_size,
+            allocated=allocated,
+            expires=landmark.expires,
+            is_active=landmark.is_active,
+        )
+
+    async def _incidents(self) -> tuple[IncidentStatus, ...]:
+        """Read the last incidents."""
+        count = self._ca.state.incidents
+        keys = [Incident.key_of(number) for number in range(max(count - _MAX_INCIDENTS, 0) + 1, count + 1)]
+        found = await self._ca.parts.storage.objects.fetch(keys)
+        records = [json.loads(data) for data in reversed(found) if data is not None]
+        return tuple(
+            IncidentStatus(
+                moment=datetime.fromisoformat(record["time"]),
+                title=f"Log {record['new_log']} followed log {record['old_log']}",
+                detail=record["reason"],
+            )
+            for record in records
+        )
+
+
+class _Control:
+    """`CAControl` of a running CA, with its status."""
+
+    def __init__(self, ca: RunningCA, application: CAApplication) -> None:
+        self.issue = ca.issue
+        self.upgrade = ca.upgrade
+        self.revoke = ca.revoke
+        self.prune = ca.prune
+        self.roll_over = ca.roll_over
+        self.read_tokens = ca.read_tokens
+        self._application = application
+
+    async def describe(self) -> dict[str, object]:
+        """Return the state of the CA for scripts."""
+        return describe_health(await self._application.view.status())
+
+
+@asynccontextmanager
+async def serving(ca: RunningCA) -> AsyncIterator[list[Listening]]:
+    """Answer over the Unix socket and, where the configuration names an address, over TCP, until the context ends."""
+    application = CAApplication(ca)
+    app = application.app(_Control(ca, application))
+    folder = ca.parts.folder
+    async with contextlib.AsyncExitStack() as stack:
+        listening = [await stack.enter_async_context(serve(app, folder.socket))]
+        if folder.config.listen is not None:
+            listening.append(await stack.enter_async_context(serve(app, folder.config.listen)))
+        yield listening
+
+
+async def run_ca(path: Path, *, ready: asyncio.Event | None = None) -> None:
+    """Run a CA until SIGTERM or SIGINT; then no request is taken any more, and those that wait get their answer."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with open_ca(path) as ca, ca.sequencing(), serving(ca) as listening:
+        config = ca.parts.folder.config
+        record = ca.log.record
+        _LOG.info(
+            "serving",
+            ca=str(config.ca_id),
+            profile=config.profile.name,
+            draft=str(config.revision),
+            log=record.log_number,
+            tree_size=record.tree_size,
+            urls=[item.url for item in listening if not isinstance(item.address, Path)],
+            socket=str(ca.parts.folder.socket),
+        )
+        if ready is not None:
+            ready.set()
+        await stop.wait()
+        _LOG.info("stopping", waiting=ca.log.waiting)
+    _LOG.info("stopped")

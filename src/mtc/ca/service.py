@@ -1,0 +1,479 @@
+"""A CA that runs: its folder, its signer, its log, and the loops that drive them.
+
+`open_ca` puts the parts together and finishes what a crash left unfinished. `RunningCA.sequencing` runs rounds,
+landmarks, revocation lists and housekeeping until its context ends. What an operator asks for while it runs, a change
+of the log for example, takes its turn between them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mtc.ca.authority import CertificationAuthority, Issued, LandmarkView
+from mtc.ca.config import CAConfig
+from mtc.ca.folder import CAFolder, prepare_storage
+from mtc.ca.housekeeping import PartialCollector, delete_pruned
+from mtc.ca.landmark_service import LandmarkClock, LandmarkLog
+from mtc.ca.landmarks import LandmarkRules, LandmarkState
+from mtc.ca.metrics import CAMetrics
+from mtc.ca.proofs import TreeHead
+from mtc.ca.requests import EntryRules, IssuanceRequest
+from mtc.ca.revocation_service import RevocationPublisher
+from mtc.ca.signing import CATreeSigner
+from mtc.ca.state import STATE_NAME, CAState, Incident, plan_rollover
+from mtc.ca.status import RateMeter
+from mtc.cert import Certificate, parse_certificate_chains
+from mtc.errors import ConflictError, Error, FormatError, Reason, Rejected
+from mtc.ids import log_id
+from mtc.kernel import active_kernel
+from mtc.lint import LintRules
+from mtc.log import LogRecord
+from mtc.log.pruning import PruningPlan, plan_pruning
+from mtc.log.service import CosignatureSource, IssuanceLog, RoundLimits
+from mtc.merkle import Hasher
+from mtc.note import SignatureType, VerifierKey
+from mtc.signer.service import SignerClient, SignerProcess
+from mtc.store import Register, Storage
+from mtc.trust import TrustStore, trusted_ca_from_certificate
+from mtc.web.clock import Clock, ClockGuard, SystemClock
+from mtc.web.logs import open_logger
+
+_LOG = open_logger("ca")
+_LONGEST_BACKOFF_S = 5.0
+_HOUSEKEEPING_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CAParts:
+    """What every part of a running CA shares."""
+
+    folder: CAFolder
+    storage: Storage
+    clock: Clock
+    guard: ClockGuard
+    hasher: Hasher
+    signer: SignerClient
+    tree_signer: CATreeSigner
+    key: VerifierKey
+    cosigners: CosignatureSource | None
+    metrics: CAMetrics = field(default_factory=CAMetrics)
+
+    async def open_log(self, number: int) -> IssuanceLog:
+        """Open a log, made if it does not exist, and finish its unfinished round."""
+        config = self.folder.config
+        return await IssuanceLog.open(
+            self.hasher,
+            number,
+            self.storage.objects,
+            self.storage.register,
+            self.tree_signer,
+            self.guard,
+            has_counter=config.has_counter,
+            revision=config.revision,
+            cosigners=self.cosigners,
+            limits=RoundLimits(needs_view=config.profile.needs_view and self.cosigners is not None),
+        )
+
+    async def open_landmarks(self, number: int, current: int) -> LandmarkClock:
+        """Open the landmarks of a log."""
+        config = self.folder.config
+        log = LandmarkLog(
+            log_number=number,
+            origin=log_id(config.ca_id, number).oid_name,
+            hasher=self.hasher,
+            keys=(self.key,),
+            others=[other for other in range(1, current + 1) if other != number],
+        )
+        rules = LandmarkRules.of_profile(config.profile, config.revision)
+        storage = self.storage
+        return await LandmarkClock.open(log, storage.objects, storage.register, self.guard, rules)
+
+
+class RunningCA:
+    """A CA in this process. Use `open_ca`."""
+
+    def __init__(
+        self,
+        parts: CAParts,
+        state: CAState,
+        log: IssuanceLog,
+        landmarks: LandmarkClock,
+        revocations: RevocationPublisher,
+    ) -> None:
+        """Use `open_ca`."""
+        self.parts = parts
+        self.state = state
+        self.log = log
+        self.landmarks = landmarks
+        self.revocations = revocations
+        self.started = parts.clock.now()
+        # What fails at present, by part; for people.
+        self.trouble: dict[str, str] = {}
+        self.rates = RateMeter()
+        # The entries [start, end) of the newest round of this process.
+        self.last_round: tuple[int, int] | None = None
+        self._is_stopping = False
+        # Rounds and what operators do exclude each other.
+        self._turn = asyncio.Lock()
+        config = parts.folder.config
+        self.authority = CertificationAuthority(
+            EntryRules(config.ca_id, config.revision, config.profile, parts.hasher, _crl_url(config.prefix_url)),
+            lint_rules(config),
+            log,
+            parts.storage.objects,
+            parts.clock,
+            TrustStore([trusted_ca_from_certificate(parts.folder.certificate)]),
+            allowed_names=config.allowed_names,
+            landmarks=self,
+        )
+
+    # What the authority asks for.
+
+    async def landmarks_of(self, log_number: int) -> LandmarkView:
+        """Return the landmarks of the current log, or of an earlier one."""
+        if log_number == self.log.record.log_number:
+            clock = self.landmarks
+            if clock.head is None:
+                await clock.tick()
+            head = clock.head
+            if head is not None:
+                return LandmarkView(clock.state.sequence, head, clock.next_due())
+        storage, revision = self.parts.storage, self.parts.folder.config.revision
+        data = await storage.register.read(LandmarkState.name_of(log_number))
+        record = await storage.register.read(f"log-{log_number}")
+        if data is None or record is None:
+            raise Rejected(Reason.NO_LANDMARK, f"this CA has no landmarks for log {log_number}", log=log_number)
+        closed = LogRecord.parse(record)
+        return LandmarkView(
+            LandmarkState.parse(data, revision).sequence, TreeHead(closed.tree_size, closed.root_hash), None
+        )
+
+    # The loops.
+
+    @asynccontextmanager
+    async def sequencing(self) -> AsyncIterator["RunningCA"]:
+        """Run rounds, landmarks, lists and housekeeping until the context ends; then finish what waits."""
+        profile = self.parts.folder.config.profile
+        loops = (
+            (self._round, profile.round_interval.total_seconds(), "rounds"),
+            (self._landmark, 1.0, "landmarks"),
+            (self._lists, 1.0, "revocation"),
+            (self._housekeeping, _HOUSEKEEPING_S, "housekeeping"),
+        )
+        tasks = [asyncio.create_task(self._repeat(*loop)) for loop in loops]
+        try:
+            yield self
+        finally:
+            self._is_stopping = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(Error):
+                await self._last_round()
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], interval_s: float, name: str) -> None:
+        """Do a step again and again. What may pass by itself is tried again later, the rest is reported and stays."""
+        failures = 0
+        while True:
+            began = self.parts.clock.monotonic()
+            try:
+                await step()
+                failures = 0
+                self.trouble.pop(name, None)
+            except Error as error:
+                failures += 1
+                if self.trouble.get(name) != error.message:
+                    _LOG.error("failed", part=name, reason=str(error.reason), error=error.message)
+                self.trouble[name] = error.message
+            backoff = min(interval_s * 2**failures, max(_LONGEST_BACKOFF_S, interval_s)) if failures else interval_s
+            # The next step begins one interval after this one began, not after it ended.
+            await asyncio.sleep(max(backoff - (self.parts.clock.monotonic() - began), 0.0))
+
+    async def _round(self) -> None:
+        """Do one round, or sign the checkpoint anew when the log has been idle for long."""
+        async with self._turn:
+            log, metrics = self.log, self.parts.metrics
+            metrics.set("mtc_pool_entries", log.waiting)
+            profile = self.parts.folder.config.profile
+            age = self.parts.clock.now().timestamp() - log.record.timestamp
+            is_refresh = age >= profile.refresh_interval.total_seconds()
+            before, began = log.record.tree_size, self.parts.clock.monotonic()
+            try:
+                signed = await log.run_round(is_refresh=is_refresh)
+            except Error:
+                metrics.count("mtc_sequencer_rounds_total", result="failed")
+                raise
+            if signed is None:
+                return
+            seconds, entries = self.parts.clock.monotonic() - began, log.record.tree_size - before
+        metrics.count("mtc_sequencer_rounds_total", result="ok" if entries else "refresh")
+        metrics.count("mtc_sequencer_entries_total", entries)
+        metrics.observe("mtc_sequencer_round_seconds", seconds)
+        metrics.observe("mtc_sequencer_round_entries", entries)
+        record = log.record
+        if entries:
+            self.last_round = (before, record.tree_size)
+            self.rates.note(entries, self.parts.clock.monotonic())
+        metrics.set("mtc_log_tree_size", record.tree_size, log=record.log_number)
+        metrics.set("mtc_log_checkpoint_timestamp_seconds", record.timestamp, log=record.log_number)
+        _LOG.info("round", log=record.log_number, entries=entries, tree_size=record.tree_size, ms=round(seconds * 1e3))
+
+    async def _last_round(self) -> None:
+        """Give those who wait their entries before the end."""
+        async with self._turn:
+            while self.log.waiting and await self.log.run_round() is not None:
+                pass
+
+    async def _landmark(self) -> None:
+        """Allocate a landmark when one is due."""
+        async with self._turn:
+            planned = await self.landmarks.tick()
+        if isinstance(planned, LandmarkState):
+            latest = planned.sequence.latest
+            self.parts.metrics.set("mtc_landmark_latest", latest.number, log=planned.log_number)
+            self.parts.metrics.set("mtc_landmark_tree_size", latest.tree_size, log=planned.log_number)
+            _LOG.info("landmark", log=planned.log_number, number=latest.number, tree_size=latest.tree_size)
+
+    async def _lists(self) -> None:
+        """Publish revocation lists that changed or grow old."""
+        await self.revocations.tick()
+
+    async def _housekeeping(self) -> None:
+        """Collect superseded partial tiles, and let the minimum serial number follow expiry."""
+        collector = PartialCollector(
+            self.parts.storage.objects, self.log, self.parts.folder.config.profile.partial_grace
+        )
+        count = await collector.run(self.parts.guard.seconds())
+        if count:
+            _LOG.info("collected", partial_tiles=count)
+
+    # What clients and operators ask for.
+
+    async def issue(self, requests: Sequence[IssuanceRequest]) -> list[Issued | Error]:
+        """Certify requests; see `CertificationAuthority.issue`."""
+        if self._is_stopping:
+            raise Rejected(Reason.BUSY, "the CA is stopping; come again later")
+        results = await self.authority.issue(requests)
+        for result in results:
+            if isinstance(result, Error):
+                self.parts.metrics.count("mtc_issue_refused_total", reason=str(result.reason))
+        self.parts.metrics.count(
+            "mtc_issued_total", sum(isinstance(item, Issued) for item in results), form="standalone"
+        )
+        return results
+
+    async def upgrade(self, standalone: bytes) -> dict[str, object]:
+        """Return the landmark-relative certificate for a standalone one, PEM, or when to ask again."""
+        config = self.parts.folder.config
+        chains = parse_certificate_chains(standalone, config.revision, strict=False)
+        if len(chains) != 1:
+            raise FormatError(Reason.BAD_PEM, "give exactly one certificate, PEM")
+        certificate = Certificate.parse(chains[0].certificates[0])
+        try:
+            upgraded = await self.authority.upgrade(certificate, certificate.spki)
+        except Rejected as error:
+            due = error.facts.get("next_due")
+            if error.reason is not Reason.NO_LANDMARK or not isinstance(due, int):
+                raise
+            wait = max(due - self.parts.clock.now().timestamp(), 0.0)
+            return {"retry_after_s": round(wait + 0.5), "detail": error.message}
+        self.parts.metrics.count("mtc_issued_total", form="landmark")
+        return {"certificate": upgraded.pem, "landmark": upgraded.landmark}
+
+    async def plan_pruning(self) -> PruningPlan:
+        """Return how far the current log may be pruned."""
+        record = self.log.record
+        views = [] if self.parts.cosigners is None else await self.parts.cosigners.fetch_views(record.log_number)
+        return plan_pruning(
+            record.log_number,
+            record.minimum_index,
+            record.tree_size,
+            self.landmarks.state.marks,
+            self.revocations.published_minimum,
+            [(view.name, view.tree_size) for view in views],
+            self.parts.clock.now(),
+            self.parts.folder.config.profile.retention,
+        )
+
+    async def prune(self, *, is_dry_run: bool) -> dict[str, object]:
+        """Prune the current log by its policy, or say what would go."""
+        policy = self.parts.folder.config.pruning
+        deleted = 0
+        async with self._turn:
+            plan = await self.plan_pruning()
+            if not is_dry_run and plan.minimum_index > plan.before:
+                # First nobody is promised the entries any more, then they go.
+                await self.log.set_minimum_index(plan.minimum_index)
+                if policy == "delete":
+                    deleted = await delete_pruned(
+                        self.parts.storage.objects, plan.log_number, plan.before, plan.minimum_index
+                    )
+        if deleted or (not is_dry_run and plan.minimum_index > plan.before):
+            _LOG.info("pruned", log=plan.log_number, minimum_index=plan.minimum_index, policy=policy, deleted=deleted)
+        return describe_pruning(plan, policy, is_dry_run=is_dry_run, deleted=deleted)
+
+    async def roll_over(self, reason: str, operator: str, *, is_abandoned: bool) -> dict[str, object]:
+        """Close the current log and go on in the next; see `begin_next_log`. Those who wait move over."""
+        async with self._turn:
+            request = Rollover(reason, operator, is_abandoned=is_abandoned)
+            old = self.log
+            state, incident = await begin_next_log(self.parts, self.state, request, old)
+            successor = await self.parts.open_log(state.current_log)
+            self.landmarks = await self.parts.open_landmarks(state.current_log, state.current_log)
+            self.state, self.log, self.authority.log = state, successor, successor
+            moved = old.hand_over(successor)
+        return {"old_log": incident.old_log, "new_log": incident.new_log, "incident": incident.number, "moved": moved}
+
+    async def revoke(self, document: Mapping[str, object]) -> dict[str, object]:
+        """Revoke serial numbers or ranges; published on return."""
+        async with self._turn:
+            return await self.revocations.revoke(document)
+
+    def read_tokens(self) -> list[str]:
+        """Return the hashes of the tokens that may issue."""
+        return self.parts.folder.read_tokens()
+
+
+@asynccontextmanager
+async def open_ca(
+    path: Path,
+    *,
+    clock: Clock | None = None,
+    cosigners: CosignatureSource | None = None,
+    passphrase_file: str | None = None,
+    rollover: "Rollover | None" = None,
+) -> AsyncIterator[RunningCA]:
+    """Open a CA's folder, start its signer, finish what a crash left unfinished, and close everything at the end.
+
+    passphrase_file: of the key, before what the configuration says. rollover: go on in the next log, before the current
+    one is opened if it is abandoned, because then it may be past opening. Raises UsageError for a folder that is wrong,
+    StorageError when another process has it, ConflictError when storage contradicts the register, PeerError.
+    """
+    folder = CAFolder.read(path)
+    config = folder.config
+    moment = clock or SystemClock()
+    guard = ClockGuard(moment, config.profile.max_skew.total_seconds())
+    async with contextlib.AsyncExitStack() as stack:
+        storage = folder.open_storage()
+        stack.callback(storage.close)
+        if config.signer_socket is not None:
+            client = SignerClient(path / config.signer_socket)
+        else:
+            secret = passphrase_file or config.passphrase_file
+            client = (await stack.enter_async_context(SignerProcess(folder.signer, passphrase_file=secret))).client()
+        stack.callback(client.close)
+        public_key = folder.certificate.public_key.public_key
+        hasher = active_kernel().hasher(config.profile.hash_name)
+        parts = CAParts(
+            folder,
+            storage,
+            moment,
+            guard,
+            hasher,
+            client,
+            CATreeSigner(config.ca_id, public_key, client),
+            VerifierKey.from_spki(config.ca_id.oid_name, SignatureType.COSIGNATURE_MLDSA44, public_key),
+            cosigners,
+        )
+        state = await prepare_storage(folder, storage)
+        if rollover is not None:
+            old = None if rollover.is_abandoned else await parts.open_log(state.current_log)
+            state, _ = await begin_next_log(parts, state, rollover, old)
+        log = await parts.open_log(state.current_log)
+        stack.push_async_callback(log.close)
+        if log.record.is_closed:
+            raise ConflictError(
+                Reason.CONFLICT,
+                f"log {state.current_log} is closed and the next one was not begun; go on with: mtc ca rollover",
+                log=state.current_log,
+            )
+        landmarks = await parts.open_landmarks(state.current_log, state.current_log)
+        revocations = await RevocationPublisher.open(parts)
+        yield RunningCA(parts, state, log, landmarks, revocations)
+
+
+def lint_rules(config: CAConfig) -> LintRules:
+    """Return the lint's rules for a CA."""
+    profile = config.profile
+    rules = (LintRules.web_pki if profile.is_public else LintRules.private)(config.ca_id, config.revision)
+    return replace(rules, max_lifetime=profile.max_lifetime)
+
+
+def _crl_url(prefix_url: str | None) -> str | None:
+    """Return where the CRL is."""
+    return None if prefix_url is None else f"{prefix_url}/ca.crl"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollover:
+    """What an operator says when a log cannot go on. is_abandoned: a decided round cannot be finished, and is left."""
+
+    reason: str
+    operator: str
+    is_abandoned: bool = False
+
+
+async def begin_next_log(
+    parts: CAParts, state: CAState, request: Rollover, old: IssuanceLog | None
+) -> tuple[CAState, Incident]:
+    """Close the current log and make the next one current: an incident, with a record. Nothing does so by itself.
+
+    old: the current log if it is open; without it only its record in the register is closed. Order and crash meaning:
+    the old log is closed; the next one is made; the record of the incident is written; the register names the next log.
+    A crash before the last step leaves a closed log that is still current: nothing is issued, and the same request goes
+    on. Raises UsageError without a reason or a next log, and what closing and opening raise.
+    """
+    after = plan_rollover(state, parts.folder.config.profile, request.reason)
+    register = parts.storage.register
+    if old is not None:
+        await old.close_for_good(is_abandoned=request.is_abandoned)
+        record = old.record
+    else:
+        record = await _close_record(register, state.current_log)
+    successor = await parts.open_log(after.current_log)
+    await successor.close()
+    incident = Incident(
+        number=after.incidents,
+        time=parts.clock.now().isoformat(timespec="seconds"),
+        old_log=record.log_number,
+        new_log=after.current_log,
+        reason=request.reason.strip(),
+        tree_size=record.tree_size,
+        root_hash=record.root_hash.hex(),
+        timestamp=record.timestamp,
+        is_abandoned=request.is_abandoned,
+        operator=request.operator,
+    )
+    await parts.storage.objects.replace({incident.key: incident.encode()})
+    await register.swap(STATE_NAME, state.encode(), after.encode())
+    _LOG.warning("rollover", old_log=incident.old_log, new_log=incident.new_log, reason=incident.reason)
+    return after, incident
+
+
+async def _close_record(register: Register, number: int) -> LogRecord:
+    """Close a log that cannot be opened: its record alone."""
+    name = f"log-{number}"
+    data = await register.read(name)
+    if data is None:
+        raise ConflictError(Reason.CONFLICT, f"the register does not know log {number}; it is damaged", log=number)
+    record = replace(LogRecord.parse(data), is_closed=True)
+    if record.encode() != data:
+        await register.swap(name, data, record.encode())
+    return record
+
+
+def describe_pruning(plan: PruningPlan, policy: str, *, is_dry_run: bool, deleted: int) -> dict[str, object]:
+    """Return a plan for scripts."""
+    return {
+        "log": plan.log_number,
+        "policy": policy,
+        "dry_run": is_dry_run,
+        "before": plan.before,
+        "minimum_index": plan.minimum_index,
+        "objects": plan.objects,
+        "deleted": deleted,
+        "limits": [{"index": limit.index, "why": limit.why} for limit in plan.limits],
+    }

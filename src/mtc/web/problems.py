@@ -1,0 +1,80 @@
+"""What a failure looks like over HTTP: one table from the families of errors to status codes.
+
+Spec: RFC 9457 (problem details), RFC 9110, "Status Codes".
+"""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mtc.errors import (
+    ConflictError,
+    Error,
+    FormatError,
+    PeerError,
+    ProofError,
+    Reason,
+    Rejected,
+    SignatureError,
+    StorageError,
+    UsageError,
+)
+
+STATUS_OF_FAMILY: dict[type[Error], int] = {
+    FormatError: 400,
+    UsageError: 400,
+    ProofError: 422,
+    SignatureError: 403,
+    Rejected: 403,
+    ConflictError: 409,
+    PeerError: 503,
+    StorageError: 503,
+}
+"""Status by whose fault it was."""
+RETRY_AFTER_S = 1
+"""When to come again after a 503, in seconds; a round is over by then."""
+
+# Whose text may name sockets, folders and hosts of the operator: the log has it, the answer does not.
+_SECRETIVE: dict[type[Error], str] = {
+    PeerError: "a part of this service does not answer; come again later",
+    StorageError: "the storage of this service does not answer; come again later",
+}
+_TEMPORARY = frozenset({Reason.BUSY, Reason.CLOCK})
+_CLIENTS = (FormatError, UsageError, Rejected)
+
+
+def status_of(error: Error) -> int:
+    """Return the HTTP status of an error: by its family, and for a few reasons by its reason."""
+    if error.reason in _TEMPORARY:
+        return 503
+    if error.reason is Reason.TOO_LARGE and isinstance(error, _CLIENTS):
+        return 413
+    return next((STATUS_OF_FAMILY[family] for family in type(error).__mro__ if family in STATUS_OF_FAMILY), 500)
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **members: object) -> Response:
+    """Return an `application/problem+json` answer; it is not for caches."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail} | members
+    return Response(
+        json.dumps(body, default=str) + "\n",
+        status,
+        {"Cache-Control": "no-store", **(headers or {})},
+        "application/problem+json",
+    )
+
+
+def problem_of(error: Exception) -> Response:
+    """Return the answer to a failed request: never a traceback, never what only the operator may know."""
+    if isinstance(error, Error):
+        status = status_of(error)
+        detail = _SECRETIVE.get(type(error), error.message)
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+        return problem(status, detail, headers, reason=str(error.reason))
+    if isinstance(error, HTTPException):
+        return problem(error.status_code, error.detail, error.headers)
+    if isinstance(error, TimeoutError):
+        return problem(503, "the answer took too long", {"Retry-After": str(RETRY_AFTER_S)})
+    return problem(500, "an internal error; the log of this service says more")

@@ -1,0 +1,216 @@
+"""Serving an application on TCP or a Unix socket inside a running event loop, with an end that finishes answers."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from mtc.errors import Reason, UsageError
+from mtc.web.unix import bind_unix, remove_socket
+
+MAX_HEAD_BYTES = 64 << 10
+"""Most bytes of a request's head, as in h11 four times over; beyond, the connection is closed."""
+HEAD_TIME_S = 10.0
+"""How long the head of a request may take, so that slow clients do not hold connections."""
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """Numbers of a server. connections: open at once; more get 503. keep_alive_s: of an idle connection.
+
+    stop_s: how long running answers may take after the stop; then they are cut off.
+    """
+
+    connections: int = 2000
+    keep_alive_s: int = 75
+    stop_s: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server listens. address: host and port, the port a real one, or a Unix socket's path."""
+
+    address: tuple[str, int] | Path
+
+    @property
+    def url(self) -> str:
+        """The server's base URL without a slash at its end; `http://unix` for a Unix socket."""
+        if isinstance(self.address, Path):
+            return "http://unix"
+        host, port = self.address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def loop_factory() -> Callable[[], AbstractEventLoop]:
+    """Return what makes the event loop of a server's process: uvloop, where it is installed.
+
+    For `asyncio.Runner(loop_factory=...)`.
+    """
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    app: ASGIApp, address: tuple[str, int] | Path, limits: ServerLimits | None = None
+) -> AsyncIterator[Listening]:
+    """Serve an application until the context ends; then finish the answers that are under way.
+
+    address: host and port (0 for any free one), or the path of a Unix socket, which only its owner may open.
+    Handlers read in `request.state.listener` whether a request came over "unix" or "tcp". Signals stay the caller's.
+    Raises UsageError when the address cannot be used.
+    """
+    limits = limits or ServerLimits()
+    bound = bind_unix(address) if isinstance(address, Path) else _bind_tcp(*address)
+    config = uvicorn.Config(
+        _Labelled(app, "unix" if isinstance(address, Path) else "tcp"),
+        http=_LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=limits.stop_s,
+    )
+    server = _Embedded(config)
+    bound.listen(_BACKLOG)
+    task = asyncio.create_task(server.serve(sockets=[bound]))
+    listening = Listening(address if isinstance(address, Path) else bound.getsockname()[:2])
+    try:
+        await server.until_started(task)
+        yield listening
+    finally:
+        server.should_exit = True
+        # Also a cancelled program finishes its answers, within `stop_s`.
+        await asyncio.shield(task)
+        if isinstance(address, Path):
+            remove_socket(address)
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(Reason.USAGE, f"{host} is no address to listen on: {error.strerror}") from None
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(place)
+    except OSError as error:
+        bound.close()
+        raise UsageError(
+            Reason.BUSY, f"cannot listen on {host}, port {port}: {(error.strerror or '').lower()}; choose another port"
+        ) from None
+    return bound
+
+
+class _Embedded(uvicorn.Server):
+    """A uvicorn that leaves signals to the program around it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:  # noqa: ANN401 - uvicorn's own annotation is a generator
+        """Capture none."""
+        yield
+
+    async def until_started(self, task: "asyncio.Task[None]") -> None:
+        """Wait until connections are accepted; raise what ended the server before."""
+        while not self.started:
+            if task.done():
+                task.result()
+                raise UsageError(Reason.USAGE, "the server ended before it began")
+            await asyncio.sleep(0)
+
+
+class _Labelled:
+    """Tells handlers on which kind of socket a request came."""
+
+    def __init__(self, app: ASGIApp, listener: str) -> None:
+        self._app = app
+        self._listener = listener
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, labelled."""
+        scope.setdefault("state", {})["listener"] = self._listener
+        await self._app(scope, receive, send)
+
+
+class _LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with a bound on the size of a request's head and on the time it takes to arrive."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._awaits_head = True
+        self._head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Start to wait for a head."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, as long as the head is not too long."""
+        if self._awaits_head:
+            self._head_bytes += len(data)
+            self._start_timer()
+        super().data_received(data)
+        if self._awaits_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        """Note that the head is there."""
+        self._awaits_head, self._head_bytes = False, 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the next head may come."""
+        self._awaits_head = True
+        super().on_message_complete()
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIME_S, self._give_up)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        """Close a connection whose head does not come."""
+        if self._awaits_head:
+            self.transport.close()
