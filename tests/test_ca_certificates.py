@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 
@@ -32,14 +33,14 @@ from mtc.cert import (
 )
 from mtc.errors import ConflictError, FormatError, PeerError, ProofError, Reason, Rejected, UsageError
 from mtc.ids import REVISIONS, DraftRevision, TrustAnchorID, landmark_group, serial_number
-from mtc.kernel import active_kernel
+from mtc.kernel import Kernel, active_kernel
 from mtc.landmark import LandmarkSequence
 from mtc.log.formats import public_prefix
 from mtc.merkle import Node, RowReader, Subtree, cover, prove_inclusion
 from mtc.store import MemoryStore
 from mtc.tiles import Tile, TileEdge, build_bundles, build_tiles
 from mtc.trust import Form, verify_certificate
-from mtc.wire import encode_sequence
+from mtc.wire import encode_oid, encode_sequence
 
 HASHER = active_kernel().hasher("sha256")
 LIFETIME, HOUR = timedelta(days=7), timedelta(hours=1)
@@ -142,6 +143,11 @@ def test_assembler_refuses_what_the_entry_does_not_certify() -> None:
     assert Certificate.parse(assembler.assemble(entry, LEAF_SPKI, 1 << 48, b"")).spki == LEAF_SPKI
     with pytest.raises(UsageError, match="not the one that the log entry certifies"):
         assembler.assemble(entry, make_key("ed25519").public_key, 1 << 48, b"")
+    certified = ca.log_entries[0].tbs_certificate
+    assert certified is not None
+    other = replace(certified, spki_algorithm=encode_sequence(encode_oid("1.3.101.112")))
+    with pytest.raises(UsageError, match="not the one that the log entry certifies"):
+        assembler.assemble(LogEntry.of_certificate(other).encode(), LEAF_SPKI, 1 << 48, b"")
     with pytest.raises(UsageError, match="no certificate's"):
         assembler.assemble(LogEntry().encode(), LEAF_SPKI, 1 << 48, b"")
     end = entry.index(HASHER.digest(LEAF_SPKI)) + 32
@@ -158,14 +164,14 @@ def tall_tree(size: int) -> tuple[RowReader, dict[Tile, bytes]]:
 
 
 @given(subtrees(66_000, least_size=1), st.data())
-def test_tiles_give_the_proofs_of_the_draft(subtree: Subtree, data: st.DataObject) -> None:
+def test_tiles_give_the_proofs_of_the_draft(kernel: Kernel, subtree: Subtree, data: st.DataObject) -> None:
     """Proofs put together from the named tiles alone are those of the draft's procedure, in any subtree."""
     reader, tiles = tall_tree(66_000)
     index = data.draw(st.integers(subtree.start, subtree.end - 1))
     place = index >> 8
     nodes = SubtreeProver.nodes_for(subtree, [place])
     named = {tile: tiles[tile] for tile in tiles if any(_holds(tile, node) for node in nodes)}
-    prover = SubtreeProver(HASHER, named, 66_000, subtree)
+    prover = SubtreeProver(HASHER, named, 66_000, subtree, kernel)
     first, stop = max(subtree.start, place << 8), min(subtree.end, place + 1 << 8)
     proof = b"".join(prove_inclusion(HASHER, reader, subtree, index))
     assert prover.proofs(first, stop)[index - first] == proof

@@ -451,6 +451,10 @@ def test_caps_count_across_logs() -> None:
         held = hold(await new.tick())
         assert (held.why, held.until) == (Hold.CAP, new.next_due())
         assert held.until == int(datetime(2026, 11, 28, 12, 0, 1, tzinfo=UTC).timestamp())
+        world.grow(12)
+        restarted = await world.open(1)
+        assert hold(await restarted.tick()).why is Hold.CAP
+        assert restarted.next_due() == held.until
         world.clock.advance(held.until - world.now)
         await new.tick()
         assert world.published(2).latest.number == 1

@@ -145,6 +145,20 @@ def test_rule_4_unknown_entries_are_not_certified(entry: bytes, family: type[Err
         assert (error.reason, error.facts["index"]) == (Reason.BAD_ENTRY_TYPE, 2)
 
 
+def test_rule_4_extensions_are_looked_at_closely() -> None:
+    """Known extensions are certified, in ascending order only; a null entry with a counter still has no body."""
+    known = replace(RULES, known_extension_types=frozenset({5, 7}))
+    plan_signing(HASHER, known, {}, request([b"\0\x08\0\5\0\0\0\7\0\0\0\0"]), NOW)
+    assert isinstance(refusal({}, request([b"\0\x08\0\7\0\0\0\5\0\0\0\0"]), known), FormatError)
+    assert isinstance(refusal({}, request([b"\0\x08\0\5\0\0\0\5\0\0\0\0"]), known), FormatError)
+    counted = replace(RULES, has_counter=True)
+    null = b"\0\x0a\xff\x01\0\6" + bytes(6) + b"\0\0"
+    plan_signing(HASHER, counted, {}, request([null]), NOW)
+    assert refusal({}, request([null + b"x"]), counted).reason is Reason.TRAILING_DATA
+    nothing = replace(RULES, known_entry_types=frozenset())
+    assert refusal({}, request([b"\0\0\0\1body"]), nothing).reason is Reason.BAD_ENTRY_TYPE
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
 def test_rule_4_counter_of_accumulated_entries(kinds: list[bool], data: st.DataObject) -> None:
     """With the counter on, every entry must carry the count of accumulated entries up to itself."""
@@ -186,3 +200,21 @@ def test_view_refuses_truncation_and_trailing_bytes() -> None:
             SignerView.parse(changed)
     empty = SignerView(log_number=1, frontier=Frontier(), timestamp=0)
     assert SignerView.parse(empty.encode()) == empty
+
+
+def test_older_copies_are_told_apart() -> None:
+    """The text says whose storage is older than the other's: the log's, or the signer's."""
+    views = signed(null_entries(5))
+    assert "The log runs on an older copy" in refusal(views, request(null_entries(4))).message
+    assert "The signer runs on an older copy" in refusal(views, request(null_entries(9), 6)).message
+
+
+def test_checkpoint_alone() -> None:
+    """Without subtrees only the checkpoint is to be signed, and the subtrees stay known for who wants them."""
+    entries = null_entries(5)
+    first = plan_signing(HASHER, RULES, {}, request(entries), NOW)
+    moved = replace(request(entries, 5, timestamp=NOW + 1), with_subtrees=False)
+    alone = plan_signing(HASHER, RULES, {1: first.view}, moved, NOW)
+    assert (alone.subtrees, alone.checkpoint.timestamp) == ((), NOW + 1)
+    again = plan_signing(HASHER, RULES, {1: alone.view}, replace(moved, with_subtrees=True), NOW)
+    assert again.subtrees == first.subtrees

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -106,6 +107,13 @@ def test_table_of_statuses_is_whole() -> None:
     assert (status_of(ProofError(Reason.PEER, "")), status_of(SignatureError(Reason.PEER, ""))) == (422, 403)
 
 
+def test_missing_token_is_asked_for() -> None:
+    """Who is not authorised gets 401 and is told how to be; a 503 says when to come again."""
+    reply = ask_now(create_app([failing(Rejected(Reason.UNAUTHORIZED, "a token is needed"))]), "/")
+    assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+    assert ask_now(create_app([failing(Rejected(Reason.BUSY, "full"))]), "/").headers["retry-after"] == "1"
+
+
 def test_an_unexpected_error_says_nothing_of_itself(quiet_logs: list[MutableMapping[str, Any]]) -> None:
     """A bug answers 500 without text, type or traceback; the log has them."""
     reply = ask_now(create_app([failing(KeyError("secret-name"))]), "/")
@@ -123,6 +131,7 @@ def test_path_without_route_and_other_method() -> None:
     missing, wrong = ask_now(app, "/other"), ask_now(app, "/", method="DELETE")
     assert (missing.status, wrong.status) == (404, 405)
     assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert {missing.headers["content-type"], wrong.headers["content-type"]} == {"application/problem+json"}
     for reply in (missing, wrong, ask_now(app, "/")):
         for name, value in SECURITY_HEADERS.items():
             assert reply.headers[name.lower()] == value
@@ -233,6 +242,10 @@ def test_body_over_the_limit_is_refused() -> None:
             chunks = b"".join(b"10\r\n%b\r\n" % bytes(16) for _ in range(10)) + b"0\r\n\r\n"
             head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
             assert b" 413 " in (await exchange_raw(listening.address, head + chunks)).split(b"\r\n")[0]
+            # The body never comes: the head alone decides.
+            head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 101\r\n\r\n"
+            async with asyncio.timeout(5):
+                assert b" 413 " in (await exchange_raw(listening.address, head)).split(b"\r\n")[0]
 
     asyncio.run(run())
 
@@ -495,6 +508,20 @@ def test_answers_that_are_refused(body: bytes, encoding: str | None, reason: Rea
     assert isinstance(error, PeerError)
     assert error.reason is reason
     assert client.counts.failures == 1
+
+
+def test_small_answer_cannot_fill_the_memory() -> None:
+    """Of a bomb no more is unpacked than is allowed."""
+    bomb = gzip.compress(bytes(50_000_000))
+    with counted(Response(bomb, headers={"Content-Encoding": "gzip"})) as (route, _):
+        tracemalloc.start()
+        try:
+            error, _, _ = run_client(route, limits=ClientLimits(answer_bytes=1000))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert error.reason is Reason.TOO_LARGE
+    assert peak < 10_000_000
 
 
 def test_compressed_answer_of_the_largest_size() -> None:

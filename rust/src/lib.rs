@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod extensions;
+mod keys;
 mod layout;
 mod tree;
 
@@ -414,12 +415,85 @@ fn scan_extensions<'py>(py: Python<'py>, der: &[u8], start: usize, end: usize) -
         .into_pyobject(py)
 }
 
+/// `KeyFilter`: built by one thread, then asked by many.
+#[pyclass]
+struct NativeKeyFilter {
+    bits: Vec<u8>,
+}
+
+#[pymethods]
+impl NativeKeyFilter {
+    /// The filter with these bits, whose length the caller checked.
+    #[new]
+    fn new(bits: Vec<u8>) -> Self {
+        Self { bits }
+    }
+
+    #[staticmethod]
+    fn empty(capacity: u64) -> Self {
+        Self {
+            bits: vec![0; keys::filter_bytes(capacity)],
+        }
+    }
+
+    fn add_many(&mut self, py: Python<'_>, records: &[u8]) -> PyResult<()> {
+        if !records.len().is_multiple_of(keys::RECORD_BYTES) {
+            return Err(PyValueError::new_err("an odd row"));
+        }
+        let bits = &mut self.bits;
+        py.detach(|| keys::add(bits, records));
+        Ok(())
+    }
+
+    fn contains_many(&self, py: Python<'_>, fingerprints: &[u8]) -> PyResult<Vec<usize>> {
+        if !fingerprints.len().is_multiple_of(keys::FINGERPRINT_BYTES) {
+            return Err(PyValueError::new_err("an odd row"));
+        }
+        Ok(if fingerprints.len() < DETACH_BYTES {
+            keys::contains(&self.bits, fingerprints)
+        } else {
+            py.detach(|| keys::contains(&self.bits, fingerprints))
+        })
+    }
+
+    fn encode<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.bits)
+    }
+}
+
+/// The fingerprints of keys, one after the other.
+#[pyfunction]
+fn fingerprints<'py>(py: Python<'py>, keys: Vec<Bound<'py, PyBytes>>) -> Bound<'py, PyBytes> {
+    let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+    let row = py.detach(|| keys.iter().flat_map(|key| keys::fingerprint(key)).collect::<Vec<u8>>());
+    PyBytes::new(py, &row)
+}
+
+/// The sorted records of keys with consecutive indices.
+#[pyfunction]
+fn key_records<'py>(py: Python<'py>, keys: Vec<Bound<'py, PyBytes>>, first: u64) -> Bound<'py, PyBytes> {
+    let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+    let row = py.detach(|| keys::records(&keys, first));
+    PyBytes::new(py, &row)
+}
+
+/// A row of records, sorted.
+#[pyfunction]
+fn sort_key_records<'py>(py: Python<'py>, row: &[u8]) -> Bound<'py, PyBytes> {
+    let sorted = py.detach(|| keys::sort(row));
+    PyBytes::new(py, &sorted)
+}
+
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<NativeHasher>()?;
     module.add_class::<NativeScanner>()?;
+    module.add_class::<NativeKeyFilter>()?;
     module.add_function(wrap_pyfunction!(evaluate_inclusion, module)?)?;
     module.add_function(wrap_pyfunction!(verify_consistency, module)?)?;
     module.add_function(wrap_pyfunction!(inclusion_proofs, module)?)?;
+    module.add_function(wrap_pyfunction!(fingerprints, module)?)?;
+    module.add_function(wrap_pyfunction!(key_records, module)?)?;
+    module.add_function(wrap_pyfunction!(sort_key_records, module)?)?;
     module.add_function(wrap_pyfunction!(scan_extensions, module)?)
 }

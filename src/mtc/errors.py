@@ -50,6 +50,7 @@ class Reason(StrEnum):
     BAD_POLICY = "bad-policy"
     BAD_DOCUMENT = "bad-document"
     BAD_PROPERTY = "bad-property"
+    DAMAGED = "damaged"
     ALGORITHM_MISMATCH = "algorithm-mismatch"
     UNKNOWN_ALGORITHM = "unknown-algorithm"
     UNKNOWN_FORMAT = "unknown-format"
@@ -84,6 +85,7 @@ class Reason(StrEnum):
     UNKNOWN_CRITICAL_EXTENSION = "unknown-critical-extension"
     UNKNOWN_SIGNER = "unknown-signer"
     UNKNOWN_ORIGIN = "unknown-origin"
+    LINT = "lint"
 
     # Our caller, the peer, the state, the disk.
     USAGE = "usage"

@@ -257,10 +257,10 @@ async def _issue_lines(control: CAControl, lines: Sequence[bytes]) -> bytes:
             results[place] = error
     for place, result in zip(places, await control.issue(asked), strict=True):
         results[place] = result
-    return b"".join(json.dumps(_describe(result)).encode() + b"\n" for result in results if result is not None)
+    return b"".join(json.dumps(describe_result(result)).encode() + b"\n" for result in results if result is not None)
 
 
-def _describe(result: Issued | Error) -> dict[str, object]:
+def describe_result(result: Issued | Error) -> dict[str, object]:
     """Return an issued certificate or an error for scripts."""
     if isinstance(result, Error):
         return {"error": result.message, "reason": str(result.reason)}

@@ -22,7 +22,6 @@ from mtc.ca.requests import EntryRules, IssuanceRequest, check_same_request
 from mtc.cert import Certificate, CertificateChain, EntryType, LogEntry, TBSCertificateLogEntry
 from mtc.errors import ConflictError, Error, Reason, Rejected
 from mtc.ids import serial_number, split_serial
-from mtc.kernel import Kernel
 from mtc.landmark import LandmarkSequence
 from mtc.lint import LintFinding, LintRules, check_lint, lint_entry
 from mtc.log import PendingEntry
@@ -111,9 +110,13 @@ class CertificationAuthority:
         *,
         allowed_names: Sequence[str] = (),
         landmarks: LandmarkSource | None = None,
-        kernel: Kernel | None = None,
+        max_active_landmarks: int | None = None,
     ) -> None:
-        """Take the parts. trust: in which the CA's own certificates verify; each batch is checked so."""
+        """Take the parts.
+
+        trust: in which the CA's own certificates verify; each batch is checked so. max_active_landmarks: for revisions
+        whose landmarks do not expire.
+        """
         self.log = log
         self._rules = rules
         self._lint = lint
@@ -122,7 +125,7 @@ class CertificationAuthority:
         self._trust = trust
         self._allowed = tuple(name.lower().removeprefix(".") for name in allowed_names)
         self._landmarks = landmarks
-        self._kernel = kernel
+        self._max_active = max_active_landmarks
         self._readers: dict[int, LogReader] = {}
         self._batches: dict[int, _RoundBatch] = {}
 
@@ -180,9 +183,7 @@ class CertificationAuthority:
         for name in request.dns_names:
             base = name.removeprefix("*.")
             if self._allowed and not any(base == item or base.endswith(f".{item}") for item in self._allowed):
-                raise Rejected(
-                    Reason.FORBIDDEN, f"{name!r} is not below the allowed_names of this CA"
-                )
+                raise Rejected(Reason.FORBIDDEN, f"{name!r} is not below the allowed_names of this CA")
         entry = self._rules.build(request, now)
         return entry, check_lint(lint_entry(entry, request.spki, self._lint, now))
 
@@ -273,7 +274,13 @@ class CertificationAuthority:
             context, view.sequence, Wanted(index, spki), self._clock.now(), next_due=view.next_due
         )
         number = relative.landmark.number
-        properties = properties_for(self._rules.ca_id, log_number, number, revision=self._rules.revision)
+        properties = properties_for(
+            self._rules.ca_id,
+            log_number,
+            number,
+            revision=self._rules.revision,
+            max_active_landmarks=self._max_active,
+        )
         return Upgraded(CertificateChain(properties, (relative.certificate,)).encode().decode("ascii"), number)
 
     def _issued(self, item: _Prepared, place: Appended, certificate: bytes, not_after: datetime) -> Issued:

@@ -129,11 +129,16 @@ class LandmarkClock:
             if tree is None:
                 await self._publish(now)
                 return LandmarkHold(Hold.NOT_PUBLISHED, now + 1)
-            others = await self._read_others()
-            planned = plan_landmark(self._state, others, tree, now, self._rules)
+            planned = plan_landmark(self._state, (), tree, now, self._rules)
             if isinstance(planned, LandmarkState):
-                await self._swap(planned)
-            self._due = next_free(self._state, others, now, self._rules)
+                # The other logs are asked only when this one could have a landmark.
+                others = await self._read_others()
+                planned = plan_landmark(self._state, others, tree, now, self._rules)
+                if isinstance(planned, LandmarkState):
+                    await self._swap(planned)
+                self._due = next_free(self._state, others, now, self._rules)
+            elif planned.why is Hold.CAP:
+                self._due = planned.until
             await self._publish(now)
             return planned
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from mtc import __version__
 from mtc.ca.api import MAX_BULK_BYTES, CAControl, api_routes
+from mtc.ca.config import parse_address
 from mtc.ca.http import ReadPath, ServingRules
 from mtc.ca.pages.http import Pages
 from mtc.ca.service import RunningCA, open_ca
@@ -194,25 +195,36 @@ class _Control:
 
 
 @asynccontextmanager
-async def serving(ca: RunningCA) -> AsyncIterator[list[Listening]]:
-    """Answer over the Unix socket and, where the configuration names an address, over TCP, until the context ends."""
+async def serving(ca: RunningCA, address: tuple[str, int] | None) -> AsyncIterator[list[Listening]]:
+    """Answer over the Unix socket and, where there is an address, over TCP, until the context ends."""
     application = CAApplication(ca)
     app = application.app(_Control(ca, application))
-    folder = ca.parts.folder
     async with contextlib.AsyncExitStack() as stack:
-        listening = [await stack.enter_async_context(serve(app, folder.socket))]
-        if folder.config.listen is not None:
-            listening.append(await stack.enter_async_context(serve(app, folder.config.listen)))
+        listening = [await stack.enter_async_context(serve(app, ca.parts.folder.socket))]
+        if address is not None:
+            listening.append(await stack.enter_async_context(serve(app, address)))
         yield listening
 
 
-async def run_ca(path: Path, *, ready: asyncio.Event | None = None) -> None:
-    """Run a CA until SIGTERM or SIGINT; then no request is taken any more, and those that wait get their answer."""
+async def describe_ca(ca: RunningCA) -> dict[str, object]:
+    """Return how a CA is, as `/health` says it."""
+    return describe_health(await CAApplication(ca).view.status())
+
+
+async def run_ca(path: Path, *, listen: str | None = None, passphrase_file: str | None = None) -> None:
+    """Run a CA until SIGTERM or SIGINT; then no request is taken any more, and those that wait get their answer.
+
+    listen: in place of what the configuration says, as text.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with open_ca(path) as ca, ca.sequencing(), serving(ca) as listening:
+    async with (
+        open_ca(path, passphrase_file=passphrase_file) as ca,
+        ca.sequencing(),
+        serving(ca, ca.parts.folder.config.listen if listen is None else parse_address(listen)) as listening,
+    ):
         config = ca.parts.folder.config
         record = ca.log.record
         _LOG.info(
@@ -225,8 +237,6 @@ async def run_ca(path: Path, *, ready: asyncio.Event | None = None) -> None:
             urls=[item.url for item in listening if not isinstance(item.address, Path)],
             socket=str(ca.parts.folder.socket),
         )
-        if ready is not None:
-            ready.set()
         await stop.wait()
         _LOG.info("stopping", waiting=ca.log.waiting)
     _LOG.info("stopped")

@@ -17,9 +17,8 @@ from mtc.ca.config import CAConfig
 from mtc.ca.folder import CAFolder, prepare_storage
 from mtc.ca.housekeeping import PartialCollector, delete_pruned
 from mtc.ca.landmark_service import LandmarkClock, LandmarkLog
-from mtc.ca.landmarks import LandmarkRules, LandmarkState
+from mtc.ca.landmarks import LandmarkHold, LandmarkRules, LandmarkState
 from mtc.ca.metrics import CAMetrics
-from mtc.ca.proofs import TreeHead
 from mtc.ca.requests import EntryRules, IssuanceRequest
 from mtc.ca.revocation_service import RevocationPublisher
 from mtc.ca.signing import CATreeSigner
@@ -91,6 +90,10 @@ class CAParts:
         storage = self.storage
         return await LandmarkClock.open(log, storage.objects, storage.register, self.guard, rules)
 
+    async def open_all_landmarks(self, current: int) -> dict[int, LandmarkClock]:
+        """Open the landmarks of every log, by number."""
+        return {number: await self.open_landmarks(number, current) for number in range(1, current + 1)}
+
 
 class RunningCA:
     """A CA in this process. Use `open_ca`."""
@@ -100,14 +103,15 @@ class RunningCA:
         parts: CAParts,
         state: CAState,
         log: IssuanceLog,
-        landmarks: LandmarkClock,
+        landmarks: Mapping[int, LandmarkClock],
         revocations: RevocationPublisher,
     ) -> None:
         """Use `open_ca`."""
         self.parts = parts
         self.state = state
         self.log = log
-        self.landmarks = landmarks
+        # Of every log by number: an earlier log takes no entries, but its last ones still get a landmark.
+        self._clocks = dict(landmarks)
         self.revocations = revocations
         self.started = parts.clock.now()
         # What fails at present, by part; for people.
@@ -128,28 +132,27 @@ class RunningCA:
             TrustStore([trusted_ca_from_certificate(parts.folder.certificate)]),
             allowed_names=config.allowed_names,
             landmarks=self,
+            max_active_landmarks=LandmarkRules.of_profile(config.profile, config.revision).max_active,
         )
 
     # What the authority asks for.
 
+    @property
+    def landmarks(self) -> LandmarkClock:
+        """The landmarks of the current log."""
+        return self._clocks[self.state.current_log]
+
     async def landmarks_of(self, log_number: int) -> LandmarkView:
         """Return the landmarks of the current log, or of an earlier one."""
-        if log_number == self.log.record.log_number:
-            clock = self.landmarks
-            if clock.head is None:
-                await clock.tick()
-            head = clock.head
-            if head is not None:
-                return LandmarkView(clock.state.sequence, head, clock.next_due())
-        storage, revision = self.parts.storage, self.parts.folder.config.revision
-        data = await storage.register.read(LandmarkState.name_of(log_number))
-        record = await storage.register.read(f"log-{log_number}")
-        if data is None or record is None:
-            raise Rejected(Reason.NO_LANDMARK, f"this CA has no landmarks for log {log_number}", log=log_number)
-        closed = LogRecord.parse(record)
-        return LandmarkView(
-            LandmarkState.parse(data, revision).sequence, TreeHead(closed.tree_size, closed.root_hash), None
-        )
+        clock = self._clocks.get(log_number)
+        if clock is None:
+            raise Rejected(Reason.NO_LANDMARK, f"this CA has no log {log_number}", log=log_number)
+        if clock.head is None:
+            await clock.tick()
+        head = clock.head
+        if head is None:
+            raise Rejected(Reason.NO_LANDMARK, f"log {log_number} has no checkpoint", log=log_number)
+        return LandmarkView(clock.state.sequence, head, clock.next_due())
 
     # The loops.
 
@@ -160,7 +163,7 @@ class RunningCA:
         loops = (
             (self._round, profile.round_interval.total_seconds(), "rounds"),
             (self._landmark, 1.0, "landmarks"),
-            (self._lists, 1.0, "revocation"),
+            (self.publish_lists, 1.0, "revocation"),
             (self._housekeeping, _HOUSEKEEPING_S, "housekeeping"),
         )
         tasks = [asyncio.create_task(self._repeat(*loop)) for loop in loops]
@@ -228,16 +231,21 @@ class RunningCA:
                 pass
 
     async def _landmark(self) -> None:
-        """Allocate a landmark when one is due."""
-        async with self._turn:
-            planned = await self.landmarks.tick()
+        """Allocate landmarks that are due, one log after the other, because the cap counts over all of them."""
+        for clock in self._clocks.values():
+            async with self._turn:
+                planned = await clock.tick()
+            self._note_landmark(planned)
+
+    def _note_landmark(self, planned: LandmarkState | LandmarkHold) -> None:
+        """Tell of a new landmark."""
         if isinstance(planned, LandmarkState):
             latest = planned.sequence.latest
             self.parts.metrics.set("mtc_landmark_latest", latest.number, log=planned.log_number)
             self.parts.metrics.set("mtc_landmark_tree_size", latest.tree_size, log=planned.log_number)
             _LOG.info("landmark", log=planned.log_number, number=latest.number, tree_size=latest.tree_size)
 
-    async def _lists(self) -> None:
+    async def publish_lists(self) -> None:
         """Publish revocation lists that changed or grow old."""
         await self.revocations.tick()
 
@@ -322,7 +330,7 @@ class RunningCA:
             old = self.log
             state, incident = await begin_next_log(self.parts, self.state, request, old)
             successor = await self.parts.open_log(state.current_log)
-            self.landmarks = await self.parts.open_landmarks(state.current_log, state.current_log)
+            self._clocks = await self.parts.open_all_landmarks(state.current_log)
             self.state, self.log, self.authority.log = state, successor, successor
             moved = old.hand_over(successor)
         return {"old_log": incident.old_log, "new_log": incident.new_log, "incident": incident.number, "moved": moved}
@@ -390,7 +398,7 @@ async def open_ca(
                 f"log {state.current_log} is closed and the next one was not begun; go on with: mtc ca rollover",
                 log=state.current_log,
             )
-        landmarks = await parts.open_landmarks(state.current_log, state.current_log)
+        landmarks = await parts.open_all_landmarks(state.current_log)
         revocations = await RevocationPublisher.open(parts)
         yield RunningCA(parts, state, log, landmarks, revocations)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from mtc.errors import Error, Reason, StorageError
+from mtc.errors import Error, FormatError, ProofError, Reason, StorageError
 from mtc.ids import DraftRevision, TrustAnchorID, log_id
 from mtc.landmark import ActiveLandmarks, Landmark
 from mtc.log.formats import LogRecord, public_prefix
@@ -229,12 +229,13 @@ class CAView(Protocol):
         """Return the status of this moment."""
 
     async def entry(self, log_number: int, index: int) -> bytes | None:
-        """Return a published entry; None when it is not there, or pruned."""
+        """Return a published entry, proven to be in the tree; None when it is not there, or pruned."""
 
     async def hashes(self, log_number: int, nodes: Sequence[Node]) -> list[bytes]:
         """Return the hashes of complete subtrees of the published tree, in one call, proven against its checkpoint.
 
-        Raises ProofError (MISSING_HASH) for a node that the published tree does not have.
+        Raises ProofError (MISSING_HASH) for a node that the published tree does not have, StorageError when the tiles
+        do not lead to its root.
         """
 
 
@@ -284,7 +285,17 @@ class StoreView:
         data = await self._fetch_either(f"{public_prefix(log_number)}{place.path}", place.full, log_number)
         if data is None:
             return None
-        return EntryBundle.parse(data).entries[index % TILE_WIDTH]
+        try:
+            entries = EntryBundle.parse(data).entries
+        except FormatError as error:
+            raise _damaged(log_number, error.message) from None
+        position = index % TILE_WIDTH
+        if position >= len(entries):
+            raise _damaged(log_number, f"the bundle of entry {index} has only {len(entries)} entries")
+        (expected,) = await self.hashes(log_number, [Node(0, index)])
+        if self._hasher.leaf(entries[position]) != expected:
+            raise _damaged(log_number, f"entry {index} does not hash to its leaf")
+        return entries[position]
 
     async def hashes(self, log_number: int, nodes: Sequence[Node]) -> list[bytes]:
         """Return the hashes of complete subtrees of the published tree."""
@@ -296,8 +307,11 @@ class StoreView:
         contents = await self._store.fetch([f"{prefix}{tile.path}" for tile in tiles])
         found = {tile: content for tile, content in zip(tiles, contents, strict=True) if content is not None}
         if len(found) != len(tiles):
-            raise StorageError(Reason.STORAGE, f"tiles of log {log_number} are missing; check it with mtc fsck")
-        return verify_tiles(self._hasher, log.tree_size, log.root_hash, found).read(nodes)
+            raise _damaged(log_number, "tiles are missing")
+        try:
+            return verify_tiles(self._hasher, log.tree_size, log.root_hash, found).read(nodes)
+        except (FormatError, ProofError) as error:
+            raise _damaged(log_number, error.message) from None
 
     async def _fetch_either(self, key: str, full: EntriesTile, log_number: int) -> bytes | None:
         """Return a bundle, or the full one that has taken its place."""
@@ -334,6 +348,11 @@ class StoreView:
             return ()
         live = set(active.active(now))
         return tuple(_landmark_status(item, is_active=item in live) for item in active.landmarks if item.number)
+
+
+def _damaged(log_number: int, what: str) -> StorageError:
+    """Make the error for public objects that do not lead to the published root."""
+    return StorageError(Reason.STORAGE, f"log {log_number}: {what}; check it with mtc fsck", log=log_number)
 
 
 def _landmark_status(landmark: Landmark, *, is_active: bool) -> LandmarkStatus:

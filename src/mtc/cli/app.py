@@ -119,6 +119,36 @@ def bench_core(
     run_bench(as_json=json, seconds=seconds)
 
 
+_BENCH_FOLDER = typer.Option(metavar="FOLDER", help="Where the measured CA lies, to choose the disk.")
+
+
+@bench_app.command("log")
+def bench_log(
+    *,
+    json: JSONOption = False,
+    seconds: Annotated[float, typer.Option(min=0.2, max=3600.0, help="How long to sequence.")] = 10.0,
+    entries: Annotated[int | None, typer.Option(min=1, max=10**9, help="Up to this many entries instead.")] = None,
+    folder: Annotated[str | None, _BENCH_FOLDER] = None,
+) -> None:
+    """Measure the sequencer: entries a second that are durable, signed and served."""
+    from mtc.cli.bench_ca import run_bench_log  # noqa: PLC0415 - a command loads only what it needs
+
+    run_bench_log(as_json=json, seconds=seconds, entries=entries, folder=folder)
+
+
+@bench_app.command("issue")
+def bench_issue(
+    *,
+    json: JSONOption = False,
+    seconds: Annotated[float, typer.Option(min=0.2, max=3600.0, help="How long to measure each form.")] = 10.0,
+    folder: Annotated[str | None, _BENCH_FOLDER] = None,
+) -> None:
+    """Measure issuance: certificates a second from request to certificate, in both forms."""
+    from mtc.cli.bench_ca import run_bench_issue  # noqa: PLC0415 - a command loads only what it needs
+
+    run_bench_issue(as_json=json, seconds=seconds, folder=folder)
+
+
 @app.command()
 def demo(
     out: Annotated[

@@ -78,7 +78,7 @@ def ca_serve(
 def ca_issue(  # noqa: PLR0913 - what a certificate is asked for with
     target: Annotated[str, _TARGET],
     *,
-    csr: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate request, PEM; - is standard input.")] = None,
+    csr: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate request, PEM.")] = None,
     public_key: Annotated[str | None, typer.Option(metavar="FILE", help="Public key, PEM.")] = None,
     dns: Annotated[list[str] | None, typer.Option(metavar="NAME", help="DNS name; may be repeated.")] = None,
     ip: Annotated[list[str] | None, typer.Option(metavar="ADDR", help="IP address; may be repeated.")] = None,
@@ -86,10 +86,12 @@ def ca_issue(  # noqa: PLR0913 - what a certificate is asked for with
     form: Annotated[str, typer.Option(metavar="FORM", help="standalone, landmark or both.")] = "standalone",
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write; standard output without.")] = None,
     key: Annotated[
-        str | None, typer.Option("--request-key", metavar="TEXT", help="Same key, same entry, however often it is sent.")
+        str | None,
+        typer.Option("--request-key", metavar="TEXT", help="Same key, same entry, however often sent."),
     ] = None,
     bulk: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSON lines with csr or public_key, dns, ip, lifetime, request_key.")
+        str | None,
+        typer.Option(metavar="FILE", help="JSON lines: csr or public_key, dns, ip, lifetime, request_key."),
     ] = None,
     token_file: Annotated[str | None, _TOKEN] = None,
     json: Annotated[bool, _JSON] = False,
@@ -108,11 +110,11 @@ def ca_issue(  # noqa: PLR0913 - what a certificate is asked for with
 
 
 @ca_app.command("revoke")
-def ca_revoke(
+def ca_revoke(  # noqa: PLR0913 - what a revocation is asked for with
     target: Annotated[str, _TARGET],
     serials: Annotated[list[str], typer.Argument(metavar="SERIAL|FIRST-LAST...", help="Numbers, decimal or 0x….")],
     *,
-    reason: Annotated[str, typer.Option(metavar="REASON", help="CRL reason, for example keyCompromise.")] = "unspecified",
+    reason: Annotated[str, typer.Option(metavar="REASON", help="For example keyCompromise.")] = "unspecified",
     future: Annotated[bool, typer.Option("--future", help="Allow serial numbers that do not exist yet.")] = False,
     token_file: Annotated[str | None, _TOKEN] = None,
     json: Annotated[bool, _JSON] = False,
@@ -127,7 +129,7 @@ def ca_revoke(
 def ca_prune(
     target: Annotated[str, _TARGET],
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and what holds the rest.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and why not more.")] = False,
     token_file: Annotated[str | None, _TOKEN] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -206,3 +208,23 @@ def signer_show(
     from mtc.cli.signer import show_folder  # noqa: PLC0415 - a command loads only what it needs
 
     show_folder(folder, as_json=json)
+
+
+@cert_app.command("upgrade")
+def cert_upgrade(  # noqa: PLR0913 - the command's options
+    file: Annotated[str, typer.Argument(metavar="STANDALONE.pem", help="The standalone certificate; - for input.")],
+    *,
+    log: Annotated[str, typer.Option(metavar="URL|DIR", help="The CA's prefix URL, or its folder.")],
+    ca: Annotated[str | None, typer.Option(metavar="CA.pem", help="CA certificate; else that of the log.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write; standard output without.")] = None,
+    landmark: Annotated[int | None, typer.Option(metavar="N", min=1, help="Take this landmark if it fits.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until a landmark covers the entry.")] = False,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Make the landmark-relative certificate from a standalone one and what the log serves; no key is needed.
+
+    Exit code 1 when there is none (yet), 2 when a file cannot be opened.
+    """
+    from mtc.cli.upgrade import UpgradeOptions, upgrade_file  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(upgrade_file(file, UpgradeOptions(log, ca, out, landmark, wait, json)))

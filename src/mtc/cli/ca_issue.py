@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
+import logging
+import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +15,14 @@ from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mtc.ca.api import parse_json, parse_request, upgrade_answer
-from mtc.ca.api import describe_result as describe_result
+from mtc.ca.api import describe_result, parse_json, parse_request
 from mtc.ca.client import CAClient, is_served
 from mtc.ca.config import read_config
-from mtc.ca.service import open_ca
+from mtc.ca.service import RunningCA, open_ca
+from mtc.cli.ca import read_token
 from mtc.cli.output import ExitCode, console, error_console, read_input, shown, write_new_file
 from mtc.errors import Error, Reason, Rejected, UsageError
+from mtc.web.logs import configure_logs
 
 BULK_LINES = 5000
 """Requests of a file that are sent together."""
@@ -68,8 +72,25 @@ class _Remote:
         return answer
 
 
+class _Local:
+    """A CA in this process."""
+
+    def __init__(self, ca: RunningCA) -> None:
+        self._ca = ca
+
+    async def issue_lines(self, lines: Sequence[bytes]) -> list[dict[str, object]]:
+        """Issue; every line was parsed before and is in order."""
+        results = await self._ca.issue([parse_request(parse_json(line)) for line in lines])
+        return [describe_result(result) for result in results]
+
+    async def upgrade(self, standalone: str) -> dict[str, object]:
+        """Upgrade."""
+        return await self._ca.upgrade(standalone.encode())
+
+
 def run_issue(options: IssueOptions) -> int:
     """Issue, and write what came out. Returns the exit code: 1 when a request was refused."""
+    configure_logs(sys.stderr, level=logging.ERROR)
     _check_options(options)
     return asyncio.run(_issue_bulk(options) if options.bulk is not None else _issue_one(options))
 
@@ -78,7 +99,7 @@ def _check_options(options: IssueOptions) -> None:
     """Refuse options that do not go together."""
     if options.form not in ("standalone", "landmark", "both"):
         raise UsageError(Reason.USAGE, f"--form is standalone, landmark or both, not {options.form!r}")
-    single = [options.csr, options.public_key, options.request_key, options.lifetime, *options.dns, *options.ip]
+    single = (options.csr, options.public_key, options.request_key, options.lifetime, *options.dns, *options.ip)
     if options.bulk is not None:
         if any(item is not None for item in single):
             raise UsageError(Reason.USAGE, "--bulk takes everything from its file; leave the other options away")
@@ -88,16 +109,6 @@ def _check_options(options: IssueOptions) -> None:
             raise UsageError(Reason.USAGE, "--bulk issues standalone certificates; mtc cert upgrade makes the others")
     elif (options.csr is None) == (options.public_key is None):
         raise UsageError(Reason.USAGE, "give either --csr FILE or --public-key FILE")
-
-
-def read_token(path: str | None) -> str | None:
-    """Return the token in a file, its first line."""
-    if path is None:
-        return None
-    lines = read_input(path).decode("utf-8", "replace").split("\n")
-    if not lines[0].strip():
-        raise UsageError(Reason.UNREADABLE, f"{path} holds no token in its first line")
-    return lines[0].strip()
 
 
 @asynccontextmanager
@@ -113,8 +124,8 @@ async def open_issuer(target: str, token: str | None) -> AsyncIterator[Issuer]:
         async with CAClient.connect(str(socket)) as client:
             yield _Remote(client)
         return
-    async with open_ca(folder) as authority, authority.sequencing():
-        yield authority.as_issuer()
+    async with open_ca(folder) as ca, ca.sequencing():
+        yield _Local(ca)
 
 
 async def _issue_one(options: IssueOptions) -> int:
@@ -152,7 +163,9 @@ def _pem_text(file: str) -> str:
     try:
         return data.decode("ascii")
     except UnicodeDecodeError:
-        raise UsageError(Reason.BAD_PEM, f"{file} is no PEM; convert it, for example: openssl req -inform der") from None
+        raise UsageError(
+            Reason.BAD_PEM, f"{file} is no PEM; convert it, for example: openssl req -inform der"
+        ) from None
 
 
 async def _wait_for_landmark(issuer: Issuer, standalone: str, progress: Progress) -> dict[str, object]:
@@ -190,7 +203,8 @@ def _print_one(options: IssueOptions, answer: Mapping[str, object], relative: Ma
 
 async def _issue_bulk(options: IssueOptions) -> int:
     """Issue what stands in a file of JSON lines; what its output file has already is left out."""
-    assert options.bulk is not None and options.out is not None
+    assert options.bulk is not None
+    assert options.out is not None
     lines = list(_numbered_requests(read_input(options.bulk), options.bulk))
     out = Path(options.out)
     done = _finished_keys(out)
@@ -204,8 +218,8 @@ async def _issue_bulk(options: IssueOptions) -> int:
                 refused += sum("error" in answer for answer in answers)
                 _append(out, [{"key": key} | answer for (key, _), answer in zip(chunk, answers, strict=True)])
                 advance(len(chunk))
-    summary = {"requests": len(lines), "before": len(lines) - len(todo), "issued": len(todo) - refused}
-    summary["refused"] = refused
+    before = len(lines) - len(todo)
+    summary = {"requests": len(lines), "before": before, "issued": len(todo) - refused, "refused": refused}
     if options.as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
@@ -232,9 +246,7 @@ def _numbered_requests(data: bytes, file: str) -> Iterator[tuple[str, bytes]]:
 
 def hash_of(line: bytes) -> str:
     """Return the key of a request that has none."""
-    from hashlib import sha256  # noqa: PLC0415 - used here alone
-
-    return f"line-{sha256(line.strip()).hexdigest()[:32]}"
+    return f"line-{hashlib.sha256(line.strip()).hexdigest()[:32]}"
 
 
 def _finished_keys(out: Path) -> set[str]:
@@ -260,8 +272,6 @@ def _finished_keys(out: Path) -> set[str]:
 
 def _append(out: Path, answers: Sequence[Mapping[str, object]]) -> None:
     """Write answers behind those that are there, durable on return."""
-    import os  # noqa: PLC0415 - used here alone
-
     try:
         with out.open("ab") as file:
             file.write(b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
@@ -305,7 +315,7 @@ def _tell(progress: Progress, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _counting(total: int, done: int) -> Iterator["object"]:
+def _counting(total: int, done: int) -> Iterator[Callable[[int], None]]:
     """Show a bar while requests are issued; nothing in a pipe."""
     progress = Progress(
         TextColumn("issuing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=error_console()

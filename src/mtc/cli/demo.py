@@ -1,12 +1,17 @@
-"""`mtc demo`: a log grows in memory, certificates come out of it, verify, and one breaks.
+"""`mtc demo`: a certification authority on this machine issues both forms of certificate, and one breaks.
 
-Everything runs in this process on made-up keys and names; nothing listens and nothing is fetched.
+It is a real one, with files, a register and a signer process, in a folder that can be served and checked afterwards.
+Keys and names are made up; nothing listens and nothing is fetched.
 """
 
+import asyncio
+import logging
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,127 +22,99 @@ from rich.markup import escape
 from rich.rule import Rule
 
 from mtc import __version__
-from mtc.cert import (
-    Certificate,
-    CertificateChain,
-    LogEntry,
-    MTCProof,
-    PropertyList,
-    SerialRanges,
-    SubtreeSignature,
-    TBSCertificateLogEntry,
-    encode_ca_certificate,
-    encode_extended_key_usage,
-    encode_key_usage,
-    encode_name,
-    encode_subject_alt_name,
-)
-from mtc.cert.x509 import SERVER_AUTH_OID
+from mtc.ca.authority import Issued
+from mtc.ca.config import CONFIG_NAME, CAConfig
+from mtc.ca.folder import create_folder
+from mtc.ca.requests import IssuanceRequest
+from mtc.ca.service import RunningCA, open_ca
+from mtc.cert import Certificate, entry_hash, parse_certificate_chains
+from mtc.cli.fsck import check_folder
 from mtc.cli.output import console, table, write_new_file
 from mtc.cli.pictures import draw_intervals, draw_path, trace_path
-from mtc.crypto import HASH_ALGORITHMS, LocalSigner, generate_key, parse_public_key, parse_signature_algorithm
 from mtc.errors import Error, Reason, UsageError
-from mtc.ids import (
-    DEFAULT_REVISION,
-    TrustAnchorID,
-    encode_ca_name,
-    landmark_id,
-    landmark_pattern,
-    log_id,
-    serial_number,
-    standalone_pattern,
-)
+from mtc.ids import DEFAULT_REVISION, TrustAnchorID, log_id
 from mtc.kernel import active_kernel
 from mtc.landmark import LandmarkSequence
-from mtc.merkle import Hasher, RowReader, Subtree, cover, prove_inclusion, subtree_hash
-from mtc.note import CosignedMessage
 from mtc.profile import PRIVATE_SERVICE
 from mtc.trust import (
-    Cosigner,
-    CosignerPolicy,
     TrustedCA,
     TrustedSubtree,
     TrustStore,
     Verified,
     format_trust_store,
+    trusted_ca_from_certificate,
     verify_certificate,
 )
+from mtc.web.clock import SystemClock
+from mtc.web.logs import configure_logs
 from mtc.wire import PEMBlock, encode_pem
 
 CA_ID = TrustAnchorID.parse("32473.1")
-MIRROR_ID = TrustAnchorID.parse("32473.9.1")
-LOG_NUMBER = 1
 BATCHES = 5
-LIFETIME = timedelta(days=7)
-BACKDATING = timedelta(minutes=5)
-"""How far notBefore lies back, for clients whose clocks are slow."""
 HOST = "shop.example.com"
+CA_FOLDER = "ca"
+_LANDMARK_INTERVAL = timedelta(seconds=1)
+
+
+class _Clock(SystemClock):
+    """The machine's clock, which the demonstration may push on, so that it need not wait for landmarks."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta(0)
+
+    def push(self, span: timedelta) -> None:
+        """Let time pass at once."""
+        self._ahead += span
+
+    def now(self) -> datetime:
+        """Return the time of day."""
+        return super().now() + self._ahead
+
+    def monotonic(self) -> float:
+        """Return steady seconds."""
+        return super().monotonic() + self._ahead.total_seconds()
 
 
 @dataclass(slots=True)
-class DemoLog:
-    """An issuance log in memory with its two cosigners. bodies, keys: of each entry, by index."""
+class _Story:
+    """What happened. sizes: of the log after each batch. issued: what the shop got."""
 
-    hasher: Hasher
-    reader: RowReader
-    signers: dict[TrustAnchorID, LocalSigner]
-    bodies: list[TBSCertificateLogEntry] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
-    cosigned: dict[Subtree, tuple[SubtreeSignature, ...]] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=lambda: [0])
+    issued: Issued | None = None
 
-    def append(self, names: Sequence[str], now: datetime) -> None:
-        """Certify one new P-256 key per name, and have both cosigners sign what covers the new entries."""
-        leaves = []
-        for name in names:
-            key = generate_private_key(SECP256R1()).public_key()
-            spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            body = TBSCertificateLogEntry.build(
-                hasher=self.hasher,
-                issuer=encode_ca_name(CA_ID, DEFAULT_REVISION),
-                subject=encode_name(),
-                spki=spki,
-                not_before=now - BACKDATING,
-                not_after=now - BACKDATING + LIFETIME - timedelta(seconds=1),
-                extensions=(
-                    encode_key_usage("digitalSignature"),
-                    encode_extended_key_usage(SERVER_AUTH_OID),
-                    encode_subject_alt_name([name], is_critical=True),
-                ),
-            )
-            self.bodies.append(body)
-            self.keys.append(spki)
-            leaves.append(LogEntry.of_certificate(body).encode())
-        start = self.sizes[-1]
-        self.reader.extend(self.hasher.leaves(leaves))
-        self.sizes.append(self.reader.tree_size)
-        for subtree in cover(start, self.reader.tree_size):
-            if not subtree.is_empty:
-                self.cosigned[subtree] = self._cosign(subtree)
 
-    def _cosign(self, subtree: Subtree) -> tuple[SubtreeSignature, ...]:
-        """Return both cosigners' signatures over a subtree."""
-        value = subtree_hash(self.hasher, self.reader, subtree)
-        log = log_id(CA_ID, LOG_NUMBER)
-        return tuple(
-            SubtreeSignature(
-                name.binary, signer.sign_now(CosignedMessage.for_subtree(name, log, subtree, value).encode())
-            )
-            for name, signer in self.signers.items()
-        )
+def run_demo(folder_name: str, entries: int) -> None:
+    """Run the whole story and leave its files in the folder."""
+    configure_logs(sys.stderr, level=logging.ERROR)
+    asyncio.run(_tell(console(), folder_name, entries))
 
-    def certificate(self, index: int, subtree: Subtree, signatures: Sequence[SubtreeSignature] = ()) -> bytes:
-        """Return the certificate of an entry with the proof to a subtree."""
-        path = prove_inclusion(self.hasher, self.reader, subtree, index)
-        proof = MTCProof(subtree, tuple(path)).with_signatures(*signatures)
-        return Certificate.build(self.bodies[index], self.keys[index], serial_number(LOG_NUMBER, index), proof)
+
+async def _tell(out: Console, folder_name: str, entries: int) -> None:
+    """Tell the story, step by step."""
+    folder = _prepare_folder(folder_name)
+    out.print(f"[bold]mtc {__version__}[/] · draft {DEFAULT_REVISION} · kernel {active_kernel().name}\n")
+    clock = _Clock()
+    path = folder / CA_FOLDER
+    overrides: dict[str, timedelta | int] = {"landmark_interval": _LANDMARK_INTERVAL, "max_lifetime": timedelta(days=7)}
+    profile = replace(PRIVATE_SERVICE, **overrides)  # type: ignore[arg-type]  # the keys are fields of the right type
+    config = CAConfig(ca_id=CA_ID, profile=profile, overrides=overrides)
+    create_folder(path, config, None, clock.now())
+    async with open_ca(path, clock=clock) as ca:
+        await ca.publish_lists()
+        story = await _grow(out, ca, clock, entries)
+        await _show_certificates(out, ca, clock, story, folder)
+    await _show_check(out, path)
+    _show_next(out, folder_name)
 
 
 def _prepare_folder(out: str) -> Path:
-    """Make the folder for the files. Raises UsageError."""
+    """Make the folder for the files; a CA of an earlier demonstration goes. Raises UsageError."""
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        old = folder / CA_FOLDER
+        if (old / CONFIG_NAME).exists():
+            shutil.rmtree(old)
     except OSError as error:
         raise UsageError(
             Reason.UNREADABLE, f"folder {out} cannot be made: {(error.strerror or str(error)).lower()}"
@@ -145,107 +122,131 @@ def _prepare_folder(out: str) -> Path:
     return folder
 
 
-def _grow(out: Console, entries: int, now: datetime) -> DemoLog:
-    """Grow the log batch by batch and show each."""
-    algorithm = parse_signature_algorithm("ml-dsa-44")
-    hasher = active_kernel().hasher("sha256")
-    signers = {CA_ID: generate_key(algorithm), MIRROR_ID: generate_key(algorithm)}
-    log = DemoLog(hasher, RowReader(hasher), signers)
+def _requests(start: int, count: int, shop_at: int | None) -> list[IssuanceRequest]:
+    """Return requests for new P-256 keys under made-up names; one of them is the shop."""
+    requests = []
+    for number in range(start, start + count):
+        key = generate_private_key(SECP256R1()).public_key()
+        name = HOST if number == shop_at else f"host-{number}.example.com"
+        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        requests.append(IssuanceRequest(spki=spki, dns_names=(name,), request_key=name.encode()))
+    return requests
+
+
+async def _grow(out: Console, ca: RunningCA, clock: _Clock, entries: int) -> _Story:
+    """Issue batch by batch, allocate a landmark after each, and show what happened."""
     out.print(Rule("1  A log grows", align="left", style="dim"))
     out.print(
-        f"Log [bold]{log_id(CA_ID, LOG_NUMBER)}[/] of CA [bold]{CA_ID}[/], cosigned by a mirror [bold]{MIRROR_ID}[/]. "
-        "Each batch is appended, covered\nwith two subtrees, and those are signed: not each certificate.\n"
+        f"CA [bold]{CA_ID}[/] certifies by appending to its log [bold]{log_id(CA_ID, 1)}[/]. Each batch is staged, "
+        "decided by the register,\nand covered with two subtrees; those are signed, not each certificate.\n"
     )
     rows = table("batch", "entries", "tree size", "covering subtrees", "signatures", "ms", numeric=(1, 2, 4, 5))
     bounds = [
         entries * (number * number + number + 1) // (BATCHES * (BATCHES + 1) + 1) for number in range(BATCHES + 1)
     ]
     bounds[0], bounds[-1] = 0, entries
-    with out.status("issuing") if out.is_terminal else _Silence():
-        for number in range(BATCHES):
-            count = bounds[number + 1] - bounds[number]
-            start = time.perf_counter()
-            names = [f"host-{bounds[number] + item}.example.com" for item in range(count)]
-            if number == BATCHES - 2:
-                names[count // 3] = HOST
-            log.append(names, now)
-            took = (time.perf_counter() - start) * 1000
-            covering = [item for item in cover(bounds[number], bounds[number + 1]) if not item.is_empty]
-            signed = sum(len(log.cosigned[item]) for item in covering)
-            shown = " ".join(map(str, covering))
-            rows.add_row(f"{number + 1}", f"{count}", f"{log.reader.tree_size}", shown, f"{signed}", f"{took:.0f}")
+    shop_at = bounds[BATCHES - 2] + (bounds[BATCHES - 1] - bounds[BATCHES - 2]) // 3
+    story = _Story()
+    for number in range(BATCHES):
+        requests = _requests(bounds[number], bounds[number + 1] - bounds[number], shop_at)
+        began = time.perf_counter()
+        results = await _issue(ca, requests)
+        took = (time.perf_counter() - began) * 1000
+        for request, result in zip(requests, results, strict=True):
+            if request.dns_names == (HOST,):
+                story.issued = result
+        size = ca.log.record.tree_size
+        story.sizes.append(size)
+        round_ = await ca.log.ledger.round_of(size - 1)
+        assert round_ is not None
+        covering = " ".join(map(str, round_.signatures))
+        signed = sum(map(len, round_.signatures.values()))
+        rows.add_row(f"{number + 1}", f"{len(requests)}", f"{size}", covering, f"{signed}", f"{took:.0f}")
+        clock.push(_LANDMARK_INTERVAL)
+        await ca.landmarks.tick()
     out.print(rows)
-    return log
+    _draw_log(out, ca.landmarks.state.sequence, story)
+    return story
 
 
-class _Silence:
-    """Stands for a spinner where there is no terminal."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Landmarked:
-    """A landmark's number with its subtrees and expiry."""
-
-    number: int
-    subtrees: tuple[Subtree, ...]
-    expiry: int
+async def _issue(ca: RunningCA, requests: Sequence[IssuanceRequest]) -> list[Issued]:
+    """Issue in one round."""
+    task = asyncio.create_task(ca.issue(requests))
+    while not task.done():
+        await ca.log.run_round()
+        await asyncio.sleep(0.001)
+    issued = []
+    for result in task.result():
+        if isinstance(result, Error):
+            raise result
+        issued.append(result)
+    return issued
 
 
-def _allocate(log: DemoLog, now: datetime) -> list[Landmarked]:
-    """Allocate a landmark after each batch, as if an interval lay between them, and return those with subtrees."""
-    sequence = LandmarkSequence.start()
-    interval = PRIVATE_SERVICE.landmark_interval
-    for number, size in enumerate(log.sizes[1:]):
-        moment = now + interval * (number - len(log.sizes))
-        sequence = sequence.allocate(
-            size, moment, max_lifetime=LIFETIME, interval=interval, latest_not_after=now + LIFETIME
-        )
-    return [
-        Landmarked(landmark.number, sequence.subtrees(landmark.number), landmark.expiry or 0)
-        for landmark in sequence.landmarks[1:]
-    ]
-
-
-def _draw_log(out: Console, log: DemoLog, landmarks: Sequence[Landmarked], index: int) -> None:
+def _draw_log(out: Console, sequence: LandmarkSequence, story: _Story) -> None:
     """Draw batches, landmarks and the entry of interest across the log."""
+    assert story.issued is not None
+    index = story.issued.index
     out.print("\n[bold]The log, from its first entry to its last[/]")
-    rows: list[tuple[str, list[tuple[int, int]], str]] = [
-        ("batches", list(zip(log.sizes, log.sizes[1:], strict=False)), "")
-    ]
-    for landmark in landmarks:
-        intervals = [(item.start, item.end) for item in landmark.subtrees]
-        rows.append((f"landmark {landmark.number}", intervals, " ".join(map(str, landmark.subtrees))))
+    sizes = story.sizes
+    rows: list[tuple[str, list[tuple[int, int]], str]] = [("batches", list(zip(sizes, sizes[1:], strict=False)), "")]
+    for landmark in sequence.landmarks[1:]:
+        parts = sequence.subtrees(landmark.number)
+        shown = " ".join(map(str, parts))
+        rows.append((f"landmark {landmark.number}", [(part.start, part.end) for part in parts], shown))
     rows.append((HOST, [(index, index + 1)], f"entry {index}"))
-    out.print(draw_intervals(rows, log.reader.tree_size))
+    out.print(draw_intervals(rows, sizes[-1]))
 
 
-def _make_store(log: DemoLog, landmarks: Sequence[Landmarked]) -> TrustStore:
-    """Make the relying party's trust: CA and mirror must cosign, landmarks are known."""
-    cosigners = tuple(
-        Cosigner(name, parse_public_key(signer.public_key, signer.algorithm)) for name, signer in log.signers.items()
+async def _show_certificates(out: Console, ca: RunningCA, clock: _Clock, story: _Story, folder: Path) -> None:
+    """Show both forms for one entry, verify them, break one, and write the files."""
+    assert story.issued is not None
+    standalone = story.issued.standalone
+    certificate = Certificate.parse(standalone)
+    upgraded = await ca.authority.upgrade(certificate, certificate.spki)
+    relative = parse_certificate_chains(upgraded.pem.encode())[0].certificates[0]
+    proof = Certificate.parse(relative).proof
+    out.print()
+    out.print(Rule("2  Two certificates for one entry", align="left", style="dim"))
+    out.print(
+        f"The proof's path for [bold]{HOST}[/], entry {story.issued.index}, to landmark subtree {proof.subtree}:\n"
     )
-    trusted = tuple(
-        TrustedSubtree(LOG_NUMBER, item, subtree_hash(log.hasher, log.reader, item), landmark.number, landmark.expiry)
-        for landmark in landmarks
-        for item in landmark.subtrees
-        if not item.is_empty
+    hasher = ca.parts.hasher
+    leaf = entry_hash(hasher, certificate.log_entry(hasher))
+    out.print(draw_path(trace_path(hasher, proof.subtree, story.issued.index, leaf, proof.inclusion_proof)))
+
+    signed_only = TrustStore([trusted_ca_from_certificate(ca.parts.folder.certificate)])
+    store = await _with_landmarks(ca, signed_only.cas[0])
+    now = clock.now()
+    out.print()
+    out.print(Rule("3  A relying party verifies", align="left", style="dim"))
+    accepted = [
+        ("standalone.pem", standalone, verify_certificate(standalone, signed_only, now, name=HOST), signed_only),
+        ("landmark-relative.pem", relative, verify_certificate(relative, store, now, name=HOST), store),
+    ]
+    _print_sizes(out, accepted, now)
+    broken = _refuse_flipped(out, relative, store, now)
+    write_new_file(folder / "standalone.pem", story.issued.pem.encode())
+    write_new_file(folder / "landmark-relative.pem", upgraded.pem.encode())
+    write_new_file(folder / "broken.pem", encode_pem([PEMBlock("CERTIFICATE", broken)]))
+    write_new_file(folder / "ca.pem", ca.parts.folder.certificate_pem)
+    write_new_file(folder / "trust.json", format_trust_store(store))
+
+
+async def _with_landmarks(ca: RunningCA, trusted: TrustedCA) -> TrustStore:
+    """Return the trust of a relying party that has learned the landmarks."""
+    sequence = ca.landmarks.state.sequence
+    subtrees = [
+        (subtree, landmark)
+        for landmark in sequence.landmarks[1:]
+        for subtree in sequence.subtrees(landmark.number)
+        if not subtree.is_empty
+    ]
+    learned = tuple(
+        TrustedSubtree(1, subtree, await ca.log.hash_of(subtree), landmark.number, landmark.expiry)
+        for subtree, landmark in subtrees
     )
-    ca = TrustedCA(
-        ca_id=CA_ID,
-        revision=DEFAULT_REVISION,
-        hash=HASH_ALGORITHMS["sha256"],
-        cosigners=cosigners,
-        policy=CosignerPolicy(require=(CA_ID,), of=(MIRROR_ID,), at_least=1),
-        trusted_subtrees=trusted,
-        revoked=SerialRanges([(0, 1 << 48), ((LOG_NUMBER + 1) << 48, 1 << 64)]),
-    )
-    return TrustStore([ca])
+    return TrustStore([replace(trusted, trusted_subtrees=learned)])
 
 
 def _time_call(call: Callable[[], object], count: int) -> float:
@@ -256,63 +257,6 @@ def _time_call(call: Callable[[], object], count: int) -> float:
         call()
         times.append((time.perf_counter() - start) * 1e6)
     return statistics.median(times)
-
-
-def _refuse_flipped(out: Console, der: bytes, store: TrustStore, now: datetime) -> bytes:
-    """Flip one bit in the inclusion proof, show the refusal, and return the broken certificate."""
-    at = len(der) - 3 - 16
-    broken = der[:at] + bytes((der[at] ^ 1,)) + der[at + 1 :]
-    out.print(Rule("4  One bit flips", align="left", style="dim"))
-    try:
-        verify_certificate(broken, store, now, name=HOST)
-    except Error as error:
-        out.print(f"Byte {at} of the landmark-relative certificate: 0x{der[at]:02x} → 0x{broken[at]:02x}")
-        out.print(f"[bold red]refused[/] {escape(error.message)} [dim]({error.reason})[/]\n")
-    else:
-        raise AssertionError("a broken certificate was accepted")
-    return broken
-
-
-def run_demo(folder_name: str, entries: int) -> None:
-    """Run the whole story and leave its files in the folder."""
-    out = console()
-    folder = _prepare_folder(folder_name)
-    now = datetime.now(UTC).replace(microsecond=0)
-    out.print(f"[bold]mtc {__version__}[/] · draft {DEFAULT_REVISION} · kernel {active_kernel().name}\n")
-    log = _grow(out, entries, now)
-    landmarks = _allocate(log, now)
-    index = next(number for number, body in enumerate(log.bodies) if HOST.encode() in body.tail)
-    _draw_log(out, log, landmarks, index)
-
-    batch = next(item for item in log.cosigned if item.contains(index))
-    landmark = next(item for item in landmarks if any(part.contains(index) for part in item.subtrees))
-    part = next(part for part in landmark.subtrees if part.contains(index))
-    standalone = log.certificate(index, batch, log.cosigned[batch])
-    relative = log.certificate(index, part)
-    out.print()
-    out.print(Rule("2  Two certificates for one entry", align="left", style="dim"))
-    out.print(f"The proof's path for [bold]{HOST}[/], entry {index}, to landmark subtree {part}:\n")
-    proof = prove_inclusion(log.hasher, log.reader, part, index)
-    leaf = log.hasher.leaf(LogEntry.of_certificate(log.bodies[index]).encode())
-    out.print(draw_path(trace_path(log.hasher, part, index, leaf, proof)))
-
-    store = _make_store(log, landmarks)
-    signed_only = TrustStore([TrustedCA(ca.ca_id, ca.revision, ca.hash, ca.cosigners, ca.policy) for ca in store.cas])
-    out.print()
-    out.print(Rule("3  A relying party verifies", align="left", style="dim"))
-    accepted = [
-        ("standalone.pem", standalone, verify_certificate(standalone, signed_only, now, name=HOST), signed_only),
-        ("landmark-relative.pem", relative, verify_certificate(relative, store, now, name=HOST), store),
-    ]
-    _print_sizes(out, accepted, now)
-    broken = _refuse_flipped(out, relative, store, now)
-    _write_files(folder, log, landmark, {"standalone": standalone, "landmark-relative": relative}, broken, store, now)
-    out.print(Rule("5  Try it", align="left", style="dim"))
-    shown = escape(folder_name)
-    out.print(f"The files are in [bold]{shown}[/]. Next:\n")
-    files = " ".join(f"{shown}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
-    out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} \\\n    {files}", style="cyan")
-    out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
 
 
 def _print_sizes(out: Console, accepted: Sequence[tuple[str, bytes, Verified, TrustStore]], now: datetime) -> None:
@@ -333,34 +277,27 @@ def _print_sizes(out: Console, accepted: Sequence[tuple[str, bytes, Verified, Tr
     out.print("[dim]The same entry, the same key; who knows the landmark needs no signature at all.[/]\n")
 
 
-def _write_files(  # noqa: PLR0913 - the parts of the story
-    folder: Path,
-    log: DemoLog,
-    landmark: Landmarked,
-    certificates: dict[str, bytes],
-    broken: bytes,
-    store: TrustStore,
-    now: datetime,
-) -> None:
-    """Write certificates with their properties, the CA certificate and the trust store."""
-    properties = {
-        "standalone": PropertyList(CA_ID, (standalone_pattern(CA_ID),)),
-        "landmark-relative": PropertyList(
-            landmark_id(CA_ID, LOG_NUMBER, landmark.number),
-            (landmark_pattern(CA_ID, LOG_NUMBER, landmark.number),),
-            needs_negotiation=True,
-        ),
-    }
-    for name, der in certificates.items():
-        write_new_file(folder / f"{name}.pem", CertificateChain(properties[name], (der,)).encode())
-    write_new_file(folder / "broken.pem", encode_pem([PEMBlock("CERTIFICATE", broken)]))
-    signer = log.signers[CA_ID]
-    authority = encode_ca_certificate(
-        ca_id=CA_ID,
-        public_key=parse_public_key(signer.public_key, signer.algorithm),
-        not_before=now - timedelta(days=1),
-        not_after=now + timedelta(days=365),
-    )
-    write_new_file(folder / "ca.pem", encode_pem([PEMBlock("CERTIFICATE", authority)]))
-    write_new_file(folder / "ca-key.pem", signer.encode_pem(), is_private=True)
-    write_new_file(folder / "trust.json", format_trust_store(store))
+def _refuse_flipped(out: Console, der: bytes, store: TrustStore, now: datetime) -> bytes:
+    """Flip one bit in the inclusion proof, show the refusal, and return the broken certificate."""
+    at = len(der) - 3 - 16
+    broken = der[:at] + bytes((der[at] ^ 1,)) + der[at + 1 :]
+    out.print(Rule("4  One bit flips", align="left", style="dim"))
+    try:
+        verify_certificate(broken, store, now, name=HOST)
+    except Error as error:
+        out.print(f"Byte {at} of the landmark-relative certificate: 0x{der[at]:02x} → 0x{broken[at]:02x}")
+        out.print(f"[bold red]refused[/] {escape(error.message)} [dim]({error.reason})[/]\n")
+    else:
+        raise AssertionError("a broken certificate was accepted")
+    return broken
+
+
+def _show_next(out: Console, folder_name: str) -> None:
+    """Say what to try."""
+    out.print(Rule("6  Try it", align="left", style="dim"))
+    shown = escape(folder_name)
+    out.print(f"The files are in [bold]{shown}[/]. Next:\n")
+    files = " ".join(f"{shown}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
+    out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} \\\n    {files}", style="cyan")
+    out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
+    out.print(f"  mtc ca serve {shown}/{CA_FOLDER}        [dim]# then look at http://127.0.0.1:8080/[/]", style="cyan")

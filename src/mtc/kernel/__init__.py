@@ -20,16 +20,30 @@ from mtc.kernel._layout import (
     parse_proof_layout,
 )
 from mtc.kernel._native_kernel import NativeKernel, is_native_built
-from mtc.kernel._protocol import HASH_SIZES, ExtensionScan, IssuerFormat, Kernel, Scan, Scanner, hash_size
+from mtc.kernel._protocol import (
+    FINGERPRINT_BYTES,
+    HASH_SIZES,
+    RECORD_BYTES,
+    ExtensionScan,
+    IssuerFormat,
+    Kernel,
+    KeyFilter,
+    Scan,
+    Scanner,
+    hash_size,
+)
 from mtc.kernel._python import PythonKernel
 
 __all__ = [
+    "FINGERPRINT_BYTES",
     "HASH_SIZES",
     "MAX_CERTIFICATE_BYTES",
+    "RECORD_BYTES",
     "CertificateLayout",
     "ExtensionScan",
     "IssuerFormat",
     "Kernel",
+    "KeyFilter",
     "ProofLayout",
     "Scan",
     "Scanner",

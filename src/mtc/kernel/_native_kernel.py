@@ -1,10 +1,11 @@
 """The kernel in Rust, as seen from Python; the only file that imports the native module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mtc import merkle
 from mtc.errors import Reason, UsageError
-from mtc.kernel._protocol import IssuerFormat, Scanner, hash_size
+from mtc.kernel._keys import check_capacity, check_filter, check_first, check_row
+from mtc.kernel._protocol import FINGERPRINT_BYTES, RECORD_BYTES, IssuerFormat, KeyFilter, Scanner, hash_size
 from mtc.kernel._python import PythonKernel
 
 try:
@@ -47,6 +48,27 @@ class NativeHasher:
         if len(row) % (2 * self.size):
             raise UsageError(Reason.USAGE, f"a row of {len(row)} bytes does not hold pairs of {self.size}-byte hashes")
         return self._fold(row)
+
+
+class NativeKeyFilter:
+    """`KeyFilter` in Rust."""
+
+    __slots__ = ("_native", "encode")
+
+    def __init__(self, native: "_native.NativeKeyFilter") -> None:
+        """Take the native filter."""
+        self._native = native
+        self.encode = native.encode
+
+    def add_many(self, records: bytes) -> None:
+        """Add the fingerprints of a row of records."""
+        check_row(records, RECORD_BYTES)
+        self._native.add_many(records)
+
+    def contains_many(self, fingerprints: bytes) -> list[int]:
+        """Return the positions of those that may have been added."""
+        check_row(fingerprints, FINGERPRINT_BYTES)
+        return self._native.contains_many(fingerprints)
 
 
 class NativeKernel:
@@ -108,3 +130,27 @@ class NativeKernel:
         for form in issuers.values():
             hash_size(form.hash_name)
         return _native.NativeScanner({name: tuple(form) for name, form in issuers.items()})
+
+    def fingerprints(self, keys: Sequence[bytes]) -> bytes:
+        """Return the fingerprints of request keys, in a row."""
+        return _native.fingerprints(keys)
+
+    def key_records(self, keys: Sequence[bytes], first: int) -> bytes:
+        """Return the sorted records of request keys with consecutive indices."""
+        check_first(first, len(keys))
+        return _native.key_records(keys, first)
+
+    def sort_key_records(self, row: bytes) -> bytes:
+        """Return a row of records sorted."""
+        check_row(row, RECORD_BYTES)
+        return _native.sort_key_records(row)
+
+    def key_filter(self, capacity: int) -> KeyFilter:
+        """Return an empty filter made for so many keys."""
+        check_capacity(capacity)
+        return NativeKeyFilter(_native.NativeKeyFilter.empty(capacity))
+
+    def parse_key_filter(self, data: bytes) -> KeyFilter:
+        """Return the filter with these bits."""
+        check_filter(data)
+        return NativeKeyFilter(_native.NativeKeyFilter(data))

@@ -9,6 +9,11 @@ from mtc.merkle import Hasher
 HASH_SIZES = {"sha256": 32, "sm3": 32}
 """Bytes per hash of each tree hash, by name."""
 
+FINGERPRINT_BYTES = 8
+"""Length of a request key's fingerprint."""
+RECORD_BYTES = 14
+"""Length of a request key's record: its fingerprint and its entry index."""
+
 
 def hash_size(name: str) -> int:
     """Return the bytes per hash of a tree hash. Raises UsageError (UNKNOWN_ALGORITHM)."""
@@ -87,6 +92,23 @@ class Scanner(Protocol):
         """Scan each certificate; an error stands in the place of its certificate and is not raised."""
 
 
+class KeyFilter(Protocol):
+    """Says of a request key that it is certainly new, or that it may be known: a Bloom filter over fingerprints.
+
+    Both kernels set the same bits. Filled by one caller, then asked by any number of threads. When it is as full as it
+    was made for, about two in a hundred thousand new keys may be known.
+    """
+
+    def add_many(self, records: bytes) -> None:
+        """Add the fingerprints of a row of records, `RECORD_BYTES` each."""
+
+    def contains_many(self, fingerprints: bytes) -> list[int]:
+        """Return the positions, in a row of fingerprints, of those that may have been added."""
+
+    def encode(self) -> bytes:
+        """Return the bits: a multiple of eight bytes, 23 bits for each key that the filter was made for."""
+
+
 class Kernel(Protocol):
     """The hot path. Both implementations give the same values and the same errors for the same input."""
 
@@ -118,3 +140,22 @@ class Kernel(Protocol):
 
         Raises FormatError (BAD_EXTENSION, BAD_STRING, …) on a malformed value of an extension that is read.
         """
+
+    def fingerprints(self, keys: Sequence[bytes]) -> bytes:
+        """Return the fingerprints of request keys: the first `FINGERPRINT_BYTES` of each key's SHA-256, in a row."""
+
+    def key_records(self, keys: Sequence[bytes], first: int) -> bytes:
+        """Return the sorted records of request keys: a key's fingerprint, and its index in 6 bytes, big-endian.
+
+        first: index of the first key; the others follow. An empty key counts and has no record. Raises UsageError when
+        an index does not fit.
+        """
+
+    def sort_key_records(self, row: bytes) -> bytes:
+        """Return a row of records sorted; quick where sorted rows stand one after the other."""
+
+    def key_filter(self, capacity: int) -> KeyFilter:
+        """Return an empty filter made for so many keys."""
+
+    def parse_key_filter(self, data: bytes) -> KeyFilter:
+        """Return the filter with these bits. Raises FormatError (BAD_LENGTH) when no filter has so many bytes."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mtc import merkle
 from mtc.errors import Error, FormatError, Reason, UsageError
 from mtc.kernel._faults import fault
+from mtc.kernel._keys import PythonKeyFilter, check_capacity, check_filter, check_first, check_row, filter_bytes
 from mtc.kernel._layout import entry_size, frame_extension, parse_layout, parse_proof_layout, tlv
-from mtc.kernel._protocol import IssuerFormat, Scanner, hash_size
+from mtc.kernel._protocol import FINGERPRINT_BYTES, RECORD_BYTES, IssuerFormat, KeyFilter, Scanner, hash_size
 
 
 class PythonHasher:
@@ -343,3 +344,35 @@ class PythonKernel:
             elif critical and oid != CERTIFICATE_POLICIES and unknown is None:
                 unknown = oid
         return is_ca, key_usage, purposes, *names, unknown
+
+    def fingerprints(self, keys: Sequence[bytes]) -> bytes:
+        """Return the fingerprints of request keys, in a row."""
+        new = hashlib.sha256
+        return b"".join([new(key).digest()[:FINGERPRINT_BYTES] for key in keys])
+
+    def key_records(self, keys: Sequence[bytes], first: int) -> bytes:
+        """Return the sorted records of request keys with consecutive indices."""
+        check_first(first, len(keys))
+        new = hashlib.sha256
+        records = [
+            new(key).digest()[:FINGERPRINT_BYTES] + index.to_bytes(RECORD_BYTES - FINGERPRINT_BYTES, "big")
+            for index, key in enumerate(keys, first)
+            if key
+        ]
+        records.sort()
+        return b"".join(records)
+
+    def sort_key_records(self, row: bytes) -> bytes:
+        """Return a row of records sorted."""
+        check_row(row, RECORD_BYTES)
+        return b"".join(sorted(merkle.split_row(row, RECORD_BYTES)))
+
+    def key_filter(self, capacity: int) -> KeyFilter:
+        """Return an empty filter made for so many keys."""
+        check_capacity(capacity)
+        return PythonKeyFilter(bytes(filter_bytes(capacity)))
+
+    def parse_key_filter(self, data: bytes) -> KeyFilter:
+        """Return the filter with these bits."""
+        check_filter(data)
+        return PythonKeyFilter(data)

@@ -293,15 +293,18 @@ class IssuanceLog:
         record = self.record
         if tree_size == record.tree_size:
             return record.root_hash
-        if not tree_size:
-            return self._hasher.empty
+        return await self.hash_of(Subtree(0, tree_size)) if tree_size else self._hasher.empty
+
+    async def hash_of(self, subtree: Subtree) -> bytes:
+        """Return the hash of a subtree of the published tree, from tiles proven against its root."""
+        record = self.record
         recorder = NodeRecorder(self._hasher)
-        subtree_hash(self._hasher, recorder, Subtree(0, tree_size))
+        subtree_hash(self._hasher, recorder, subtree)
         tiles = tiles_for_nodes(record.tree_size, recorder.nodes)
         contents = await self._store.fetch([f"{public_prefix(record.log_number)}{tile.path}" for tile in tiles])
         found = {tile: content for tile, content in zip(tiles, contents, strict=True) if content is not None}
         proven = verify_tiles(self._hasher, record.tree_size, record.root_hash, found)
-        return subtree_hash(self._hasher, proven, Subtree(0, tree_size))
+        return subtree_hash(self._hasher, proven, subtree)
 
     async def _collect(self) -> None:
         """Discard staged rounds that nobody can decide any more, because the log has outgrown them.

@@ -11,6 +11,7 @@ from mtc.store.contract import MAX_KEY_BYTES, MAX_REGISTER_BYTES, ObjectStore, R
 from mtc.store.files import FileStore
 from mtc.store.memory import MemoryRegister, MemoryStore
 from mtc.store.sqlite import SQLiteRegister
+from mtc.store.storage import Storage, open_storage
 
 __all__ = [
     "MAX_KEY_BYTES",
@@ -21,5 +22,7 @@ __all__ = [
     "ObjectStore",
     "Register",
     "SQLiteRegister",
+    "Storage",
     "check_key",
+    "open_storage",
 ]

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
@@ -76,9 +75,7 @@ def create_app(routes: Sequence[BaseRoute], choices: FrameChoices | None = None)
     Every error that a handler raises becomes a problem (`mtc.web.problems`), every path without a route a 404, every
     other method a 405 with `Allow`. The application keeps no state and needs no start.
     """
-    app = Starlette(routes=routes)
-    app.router.redirect_slashes = False
-    return Frame(app.router, choices or FrameChoices())
+    return Frame(Router(routes, redirect_slashes=False), choices or FrameChoices())
 
 
 def name_endpoint(request: Request, endpoint: str) -> None:
@@ -102,6 +99,8 @@ class Frame:
             return
         exchange = Exchange(scope["method"], scope["path"])
         scope["mtc.exchange"] = exchange
+        # Where it finds an application, Starlette's router raises what it refuses instead of answering it as text.
+        scope["app"] = self
         limits = self._choices.limits_of(scope["path"])
         began = perf_counter()
         reply = _Reply(send, exchange)

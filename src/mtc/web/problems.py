@@ -42,6 +42,8 @@ _SECRETIVE: dict[type[Error], str] = {
     PeerError: "a part of this service does not answer; come again later",
     StorageError: "the storage of this service does not answer; come again later",
 }
+# What RFC 9110 asks to say beside these statuses.
+_HEADERS_OF_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": str(RETRY_AFTER_S)}}
 _TEMPORARY = frozenset({Reason.BUSY, Reason.CLOCK})
 _CLIENTS = (FormatError, UsageError, Rejected)
 
@@ -50,6 +52,8 @@ def status_of(error: Error) -> int:
     """Return the HTTP status of an error: by its family, and for a few reasons by its reason."""
     if error.reason in _TEMPORARY:
         return 503
+    if error.reason is Reason.UNAUTHORIZED:
+        return 401
     if error.reason is Reason.TOO_LARGE and isinstance(error, _CLIENTS):
         return 413
     return next((STATUS_OF_FAMILY[family] for family in type(error).__mro__ if family in STATUS_OF_FAMILY), 500)
@@ -71,10 +75,9 @@ def problem_of(error: Exception) -> Response:
     if isinstance(error, Error):
         status = status_of(error)
         detail = _SECRETIVE.get(type(error), error.message)
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-        return problem(status, detail, headers, reason=str(error.reason))
+        return problem(status, detail, _HEADERS_OF_STATUS.get(status), reason=str(error.reason))
     if isinstance(error, HTTPException):
         return problem(error.status_code, error.detail, error.headers)
     if isinstance(error, TimeoutError):
-        return problem(503, "the answer took too long", {"Retry-After": str(RETRY_AFTER_S)})
+        return problem(503, "the answer took too long", _HEADERS_OF_STATUS[503])
     return problem(500, "an internal error; the log of this service says more")
