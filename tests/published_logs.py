@@ -8,7 +8,7 @@ from tests.makers import LEAF_SPKI, leaf_extensions, make_key
 
 from mtc.ca.status import CAStatus, LogStatus, StoreView
 from mtc.cert import LogEntry, TBSCertificateLogEntry, encode_name
-from mtc.ids import DEFAULT_REVISION, TrustAnchorID, encode_ca_name, log_id
+from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, encode_ca_name, log_id
 from mtc.kernel import active_kernel
 from mtc.landmark import ActiveLandmarks, LandmarkSequence
 from mtc.log.formats import LogRecord
@@ -52,6 +52,7 @@ class PublishedCA:
     now: datetime = MOMENT
     last_round: tuple[int, int] | None = None
     rates: tuple[float, ...] = ()
+    revision: DraftRevision = DEFAULT_REVISION
     status: CAStatus = field(
         default_factory=lambda: CAStatus(
             ca_id=CA_ID,
@@ -81,7 +82,8 @@ class PublishedCA:
         objects |= {f"{prefix}{place.path}": content for place, content in build_bundles(0, b"", entries).items()}
         root = edge.root(HASHER)
         if landmarks is not None:
-            objects[f"{prefix}landmarks"] = ActiveLandmarks.of_sequence(landmarks, self.now).encode()
+            most = None if self.revision.landmarks_have_expiry else 100
+            objects[f"{prefix}landmarks"] = ActiveLandmarks.of_sequence(landmarks, self.now, most).encode()
         await self.store.put(objects)
         await self.store.replace({f"{prefix}checkpoint": sign_checkpoint(number, len(entries), root, timestamp)})
         record = LogRecord(
@@ -103,13 +105,13 @@ class PublishedCA:
             if logs:
                 newest = replace(logs[-1], last_round=self.last_round, rates=self.rates, rate_1min=sum(self.rates[-1:]))
                 logs = (*logs[:-1], newest)
-            return replace(self.status, logs=logs, now=self.now)
+            return replace(self.status, logs=logs, now=self.now, revision=self.revision)
 
         return StoreView(
             self.store,
             self.register,
             HASHER,
-            DEFAULT_REVISION,
+            self.revision,
             CA_ID,
             describe,
             lambda: self.numbers,

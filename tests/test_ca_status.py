@@ -40,7 +40,7 @@ from mtc.ca.status import (
 )
 from mtc.cert import EntryExtension, Extension, LogEntry, TBSCertificateLogEntry, encode_name
 from mtc.errors import FormatError, ProofError, StorageError
-from mtc.ids import DEFAULT_REVISION, encode_ca_name, serial_number
+from mtc.ids import DEFAULT_REVISION, REVISIONS, DraftRevision, encode_ca_name, serial_number
 from mtc.landmark import LandmarkSequence
 from mtc.log.machine import ACCUMULATED_COUNT
 from mtc.merkle import Node, RowReader, Subtree, subtree_hash, verify_inclusion
@@ -466,6 +466,22 @@ def test_old_logs_keep_their_pages() -> None:
     assert "takes no more entries" in words(ask_now(app, "/log/1"))
     assert ask_now(app, "/log/1/entry/3").status == 200
     assert "2 entries in log 2" in words(ask_now(app, "/"))
+
+
+@pytest.mark.parametrize("revision", REVISIONS.values(), ids=str)
+def test_landmarks_of_every_revision_are_shown(revision: DraftRevision) -> None:
+    """Where landmarks expire they stand on a time line; where they do not, in the table and in the strip of entries."""
+    ca = PublishedCA(revision=revision)
+    marks = LandmarkSequence.start(revision)
+    for size in (3, 5):
+        marks = marks.allocate(size, MOMENT - (6 - size) * HOUR, max_lifetime=timedelta(days=7), interval=HOUR)
+    asyncio.run(ca.publish(many_entries(6), landmarks=marks))
+    reply = ask_now(app_of(ca), "/")
+    text = words(reply)
+    assert f"draft {revision.name}" in text
+    assert "Landmark 2 at 5 entries is the latest; 2 are active. 1 entry waits" in text
+    assert ('class="time"' in reply.text) == revision.landmarks_have_expiry
+    assert "landmark 2: entries 3 to 4" in reply.text
 
 
 # --- search

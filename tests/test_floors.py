@@ -34,7 +34,7 @@ def _room(imports: str, why: str) -> Room:
 # `errors` and a file's own room are open to all and not repeated here.
 GROUND = "merkle wire kernel"
 FORMATS = f"{GROUND} ids crypto tiles note cert landmark profile"
-MACHINES = f"{FORMATS} log cosign signer trust tls index acme"
+MACHINES = f"{FORMATS} log cosign signer trust tls index acme lint"
 SHELLS = f"{MACHINES} store web"
 PROGRAMS = "ca acme gateway monitor bootstrap k8s fiveg cli"
 
@@ -53,6 +53,7 @@ ROOMS: dict[tuple[str, int], Room] = {
     ("profile", 1): _room("crypto ids", "a profile names algorithms and a draft revision"),
     ("log", 2): _room(FORMATS, "machines look down"),
     ("cosign", 2): _room(FORMATS, "machines look down"),
+    ("lint", 2): _room(FORMATS, "what is wrong with an entry is a decision, made before it is logged"),
     ("signer", 2): _room(f"{FORMATS} log", "the key judges what the log's machine makes"),
     ("trust", 2): _room(FORMATS, "machines look down"),
     ("tls", 2): _room(f"{FORMATS} trust", "a path is selected by what the peer trusts"),

@@ -98,6 +98,17 @@ def test_serves_and_stops(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_is_a_command(tmp_path: Path) -> None:
+    """What is started without further ado is `python -m mtc signer serve`."""
+
+    async def run() -> None:
+        public_key = create_signer(tmp_path, CONFIG)
+        async with SignerProcess(tmp_path) as signer:
+            assert await signer.client().fetch_public_key() == public_key
+
+    asyncio.run(run())
+
+
 def test_moved_time_alone_signs_the_checkpoint_alone(tmp_path: Path) -> None:
     """A request without subtrees gets one signature; asked with them afterwards, the same tree gets them again."""
 
@@ -167,7 +178,7 @@ def test_second_signer_on_a_folder_is_refused(tmp_path: Path) -> None:
             second = await asyncio.create_subprocess_exec(
                 *SERVE, str(tmp_path), "--json", stdout=asyncio.subprocess.PIPE
             )
-            out, _ = await second.communicate()
+            out, _ = await asyncio.wait_for(second.communicate(), 60)
             assert second.returncode == 2
             assert json.loads(out)["reason"] == Reason.BUSY
             assert signer.socket.stat().st_ino == before

@@ -41,6 +41,8 @@ _API_TIME_S = 400.0
 """An issuance waits for its round and, where there are cosigners, for their quorum: five minutes at most."""
 _MAX_INCIDENTS = 5
 _LANDMARK_BUFFER_S = 5
+_OLD_LANDMARKS_S = 3600
+_LISTS_S = 3600
 
 
 class CAApplication:
@@ -80,20 +82,20 @@ class CAApplication:
         ca = self._ca
         config = ca.parts.folder.config
 
-        def minimum_index(log_number: int) -> int:
-            is_refused = config.pruning != "keep" and log_number == ca.log.record.log_number
-            return ca.log.record.minimum_index if is_refused else 0
-
         def landmarks_age(log_number: int) -> int:
             if log_number != ca.landmarks.state.log_number:
-                return 3600
+                return _OLD_LANDMARKS_S
             due = ca.landmarks.next_due() - ca.parts.clock.now().timestamp()
             return max(int(due), 0) + _LANDMARK_BUFFER_S
 
+        def lists_age() -> int:
+            return int(min(config.profile.crl_interval.total_seconds() / 4, _LISTS_S))
+
         return ServingRules(
-            minimum_index=minimum_index,
+            minimum_index=ca.minimum_index,
             checkpoint_max_age_s=int(config.profile.checkpoint_max_age.total_seconds()),
             landmarks_max_age_s=landmarks_age,
+            lists_max_age_s=lists_age,
             now=ca.parts.clock.now,
         )
 
@@ -138,7 +140,7 @@ class CAApplication:
             root_hash=log.root_hash,
             checkpoint=log.checkpoint,
             is_closed=log.is_closed,
-            minimum_index=log.minimum_index if ca.parts.folder.config.pruning != "keep" else 0,
+            minimum_index=ca.minimum_index(log.number),
             last_round=published if published is not None and published[1] <= log.tree_size else None,
             landmarks=tuple(self._with_allocation(item) for item in log.landmarks),
             rates=ca.rates.history(steady),

@@ -20,13 +20,13 @@ from mtc.ca.landmark_service import LandmarkClock, LandmarkLog
 from mtc.ca.landmarks import LandmarkHold, LandmarkRules, LandmarkState
 from mtc.ca.metrics import CAMetrics
 from mtc.ca.requests import EntryRules, IssuanceRequest
-from mtc.ca.revocation_service import RevocationPublisher
+from mtc.ca.revocation_service import ListRules, RevocationPublisher, RevokableLog
 from mtc.ca.signing import CATreeSigner
 from mtc.ca.state import STATE_NAME, CAState, Incident, plan_rollover
 from mtc.ca.status import RateMeter
 from mtc.cert import Certificate, parse_certificate_chains
 from mtc.errors import ConflictError, Error, FormatError, Reason, Rejected
-from mtc.ids import log_id
+from mtc.ids import encode_ca_name, log_id
 from mtc.kernel import active_kernel
 from mtc.lint import LintRules
 from mtc.log import LogRecord
@@ -90,6 +90,23 @@ class CAParts:
         storage = self.storage
         return await LandmarkClock.open(log, storage.objects, storage.register, self.guard, rules)
 
+    async def read_closed(self, current: int) -> dict[int, LogRecord]:
+        """Return the records of the logs before the current one, by number."""
+        found = {number: await self.storage.register.read(f"log-{number}") for number in range(1, current)}
+        return {number: LogRecord.parse(data) for number, data in found.items() if data is not None}
+
+    async def open_revocations(self, logs: Callable[[], Sequence[RevokableLog]]) -> RevocationPublisher:
+        """Open the revocation lists."""
+        config, storage = self.folder.config, self.storage
+        rules = ListRules(
+            ca_id=config.ca_id,
+            issuer=encode_ca_name(config.ca_id, config.revision),
+            key=self.folder.certificate.public_key,
+            lifetime=config.profile.crl_lifetime,
+            interval=config.profile.crl_interval,
+        )
+        return await RevocationPublisher.open(rules, storage.objects, storage.register, self.signer, self.guard, logs)
+
     async def open_all_landmarks(self, current: int) -> dict[int, LandmarkClock]:
         """Open the landmarks of every log, by number."""
         return {number: await self.open_landmarks(number, current) for number in range(1, current + 1)}
@@ -104,7 +121,7 @@ class RunningCA:
         state: CAState,
         log: IssuanceLog,
         landmarks: Mapping[int, LandmarkClock],
-        revocations: RevocationPublisher,
+        closed: Mapping[int, LogRecord],
     ) -> None:
         """Use `open_ca`."""
         self.parts = parts
@@ -112,7 +129,9 @@ class RunningCA:
         self.log = log
         # Of every log by number: an earlier log takes no entries, but its last ones still get a landmark.
         self._clocks = dict(landmarks)
-        self.revocations = revocations
+        self.revocations: RevocationPublisher
+        # Records of earlier logs by number; they only change when they are pruned.
+        self._closed = dict(closed)
         self.started = parts.clock.now()
         # What fails at present, by part; for people.
         self.trouble: dict[str, str] = {}
@@ -141,6 +160,19 @@ class RunningCA:
     def landmarks(self) -> LandmarkClock:
         """The landmarks of the current log."""
         return self._clocks[self.state.current_log]
+
+    def revokable_logs(self) -> list[RevokableLog]:
+        """Return what the revocation lists must know of every log."""
+        current = self.log.record.log_number
+        return [
+            RevokableLog(
+                number,
+                self.log.record.tree_size if number == current else _published_size(clock),
+                number != current,
+                clock.state.marks,
+            )
+            for number, clock in self._clocks.items()
+        ]
 
     async def landmarks_of(self, log_number: int) -> LandmarkView:
         """Return the landmarks of the current log, or of an earlier one."""
@@ -291,15 +323,23 @@ class RunningCA:
         self.parts.metrics.count("mtc_issued_total", form="landmark")
         return {"certificate": upgraded.pem, "landmark": upgraded.landmark}
 
-    async def plan_pruning(self) -> PruningPlan:
-        """Return how far the current log may be pruned."""
-        record = self.log.record
+    def minimum_index(self, log_number: int) -> int:
+        """Return below which index a log publishes nothing any more; 0 where pruned data stays served."""
+        if self.parts.folder.config.pruning == "keep":
+            return 0
+        if log_number == self.state.current_log:
+            return self.log.record.minimum_index
+        record = self._closed.get(log_number)
+        return 0 if record is None else record.minimum_index
+
+    async def plan_pruning(self, record: LogRecord) -> PruningPlan:
+        """Return how far a log may be pruned."""
         views = [] if self.parts.cosigners is None else await self.parts.cosigners.fetch_views(record.log_number)
         return plan_pruning(
             record.log_number,
             record.minimum_index,
             record.tree_size,
-            self.landmarks.state.marks,
+            self._clocks[record.log_number].state.marks,
             self.revocations.published_minimum,
             [(view.name, view.tree_size) for view in views],
             self.parts.clock.now(),
@@ -307,21 +347,30 @@ class RunningCA:
         )
 
     async def prune(self, *, is_dry_run: bool) -> dict[str, object]:
-        """Prune the current log by its policy, or say what would go."""
-        policy = self.parts.folder.config.pruning
-        deleted = 0
+        """Prune every log by the CA's policy, or say what would go."""
         async with self._turn:
-            plan = await self.plan_pruning()
-            if not is_dry_run and plan.minimum_index > plan.before:
-                # First nobody is promised the entries any more, then they go.
+            answers = [await self._prune_log(record, is_dry_run=is_dry_run) for record in self._records()]
+        return {"dry_run": is_dry_run, "policy": self.parts.folder.config.pruning, "logs": answers}
+
+    def _records(self) -> list[LogRecord]:
+        """Return the records of all logs, the current one last."""
+        return [*self._closed.values(), self.log.record]
+
+    async def _prune_log(self, record: LogRecord, *, is_dry_run: bool) -> dict[str, object]:
+        """Prune one log. The minimum index rises first, so that what a crash leaves is promised to nobody."""
+        plan = await self.plan_pruning(record)
+        storage, deleted = self.parts.storage, 0
+        if not is_dry_run and plan.minimum_index > plan.before:
+            if record.log_number == self.state.current_log:
                 await self.log.set_minimum_index(plan.minimum_index)
-                if policy == "delete":
-                    deleted = await delete_pruned(
-                        self.parts.storage.objects, plan.log_number, plan.before, plan.minimum_index
-                    )
-        if deleted or (not is_dry_run and plan.minimum_index > plan.before):
-            _LOG.info("pruned", log=plan.log_number, minimum_index=plan.minimum_index, policy=policy, deleted=deleted)
-        return describe_pruning(plan, policy, is_dry_run=is_dry_run, deleted=deleted)
+            else:
+                after = replace(record, minimum_index=plan.minimum_index)
+                await storage.register.swap(f"log-{record.log_number}", record.encode(), after.encode())
+                self._closed[record.log_number] = after
+            if self.parts.folder.config.pruning == "delete":
+                deleted = await delete_pruned(storage.objects, plan.log_number, plan.before, plan.minimum_index)
+            _LOG.info("pruned", log=plan.log_number, minimum_index=plan.minimum_index, deleted=deleted)
+        return describe_pruning(plan, deleted)
 
     async def roll_over(self, reason: str, operator: str, *, is_abandoned: bool) -> dict[str, object]:
         """Close the current log and go on in the next; see `begin_next_log`. Those who wait move over."""
@@ -331,6 +380,7 @@ class RunningCA:
             state, incident = await begin_next_log(self.parts, self.state, request, old)
             successor = await self.parts.open_log(state.current_log)
             self._clocks = await self.parts.open_all_landmarks(state.current_log)
+            self._closed[old.record.log_number] = old.record
             self.state, self.log, self.authority.log = state, successor, successor
             moved = old.hand_over(successor)
         return {"old_log": incident.old_log, "new_log": incident.new_log, "incident": incident.number, "moved": moved}
@@ -399,8 +449,14 @@ async def open_ca(
                 log=state.current_log,
             )
         landmarks = await parts.open_all_landmarks(state.current_log)
-        revocations = await RevocationPublisher.open(parts)
-        yield RunningCA(parts, state, log, landmarks, revocations)
+        ca = RunningCA(parts, state, log, landmarks, await parts.read_closed(state.current_log))
+        ca.revocations = await parts.open_revocations(ca.revokable_logs)
+        yield ca
+
+
+def _published_size(clock: LandmarkClock) -> int:
+    """Return the size of a log that takes no more entries, as far as it is published."""
+    return clock.head.tree_size if clock.head is not None else clock.state.sequence.latest.tree_size
 
 
 def lint_rules(config: CAConfig) -> LintRules:
@@ -473,12 +529,10 @@ async def _close_record(register: Register, number: int) -> LogRecord:
     return record
 
 
-def describe_pruning(plan: PruningPlan, policy: str, *, is_dry_run: bool, deleted: int) -> dict[str, object]:
+def describe_pruning(plan: PruningPlan, deleted: int) -> dict[str, object]:
     """Return a plan for scripts."""
     return {
         "log": plan.log_number,
-        "policy": policy,
-        "dry_run": is_dry_run,
         "before": plan.before,
         "minimum_index": plan.minimum_index,
         "objects": plan.objects,

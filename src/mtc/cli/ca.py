@@ -215,19 +215,20 @@ def run_prune(target: str, *, is_dry_run: bool, token_file: str | None, as_json:
         sys.stdout.write(json.dumps(answer) + "\n")
         return
     out = console()
-    before, after = answer["before"], answer["minimum_index"]
-    if before == after:
-        out.print(f"log {answer['log']}: nothing may be pruned; the minimum index stays {before}")
-    else:
-        verb = "would rise" if is_dry_run else "rose"
-        out.print(
-            f"log {answer['log']}: the minimum index {verb} from {before} to {after}, {answer['objects']} tiles and "
-            f"bundles; policy {answer['policy']}"
-        )
-    rows = table("bound", "why", numeric=(0,))
-    for limit in cast("list[dict[str, object]]", answer["limits"]):
-        rows.add_row(f"{limit['index']}", shown(str(limit["why"])))
-    out.print(rows)
+    for log in cast("list[dict[str, object]]", answer["logs"]):
+        before, after = log["before"], log["minimum_index"]
+        if before == after:
+            out.print(f"log {log['log']}: nothing may be pruned; the minimum index stays {before}")
+        else:
+            verb = "would rise" if is_dry_run else "rose"
+            out.print(
+                f"log {log['log']}: the minimum index {verb} from {before} to {after}, {log['objects']} tiles and "
+                f"bundles; policy {answer['policy']}"
+            )
+        rows = table("bound", "why", numeric=(0,))
+        for limit in cast("list[dict[str, object]]", log["limits"]):
+            rows.add_row(f"{limit['index']}", shown(str(limit["why"])))
+        out.print(rows)
 
 
 def run_rollover(target: str, *, reason: str, is_abandoned: bool, token_file: str | None, as_json: bool) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -28,7 +28,6 @@ from mtc.ca.folder import create_folder
 from mtc.ca.requests import IssuanceRequest
 from mtc.ca.service import RunningCA, open_ca
 from mtc.cert import Certificate, entry_hash, parse_certificate_chains
-from mtc.cli.fsck import check_folder
 from mtc.cli.output import console, table, write_new_file
 from mtc.cli.pictures import draw_intervals, draw_path, trace_path
 from mtc.errors import Error, Reason, UsageError

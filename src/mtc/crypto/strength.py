@@ -238,7 +238,8 @@ def _has_root(number: int, exponent: int) -> bool:
     while True:
         following = ((exponent - 1) * root + number // root ** (exponent - 1)) // exponent
         if following >= root:
-            return root**exponent == number
+            power: int = root**exponent
+            return power == number
         root = following
 
 

@@ -90,7 +90,7 @@ def _rsa_faults(key: bytes, rules: LintRules) -> Iterator[Fault]:
     if not rules.min_rsa_bits <= bits <= rules.max_rsa_bits or bits % 8:
         yield Fault(
             LintCode.RSA_SIZE,
-            f"the RSA modulus has {bits} bits; it must have {rules.min_rsa_bits} to {rules.max_rsa_bits} in whole bytes",
+            f"the RSA modulus has {bits} bits; there can be {rules.min_rsa_bits} to {rules.max_rsa_bits}, whole bytes",
             (("got", bits),),
         )
     if not _SMALLEST_EXPONENT < exponent < _EXPONENT_LIMIT or not exponent & 1:

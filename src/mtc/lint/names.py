@@ -29,6 +29,8 @@ _KINDS = {
     0x86: "uniformResourceIdentifier",
     0x88: "registeredID",
 }
+_USUAL = re.compile(rb"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""Nearly every host name, when it has no `--`: such a name needs no look at its labels."""
 _LABEL = re.compile(r"[a-z0-9_-]*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
@@ -173,6 +175,8 @@ def _syntax_faults(name: bytes) -> tuple[Fault, ...]:
                 (("got", len(name)),),
             ),
         )
+    if _USUAL.fullmatch(name) and b"--" not in name:
+        return ()
     if not name.isascii():
         return (Fault(LintCode.DNS_CHARACTER, f"{show(name)} is not ASCII; write international names with A-labels"),)
     return tuple(_host_faults(name.decode("ascii")))

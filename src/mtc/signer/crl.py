@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
 
 from mtc.cert import SerialRanges
+from mtc.cert.crl import TBSCRL, parse_tbs_crl
 from mtc.errors import ConflictError, FormatError, Reason, Rejected
 from mtc.ids import encode_ca_name
 from mtc.signer.rules import SignerRules
@@ -41,38 +41,6 @@ class CRLKind(StrEnum):
     """Single serials, for existing software."""
     RANGES = "ranges"
     """The MTC revocation list: minimum serial and ranges."""
-
-
-class RevocationList(Protocol):
-    """What the rules look at in a TBSCertList: `mtc.cert.crl.TBSCRL`, or a test's."""
-
-    @property
-    def issuer(self) -> bytes:
-        """Name, DER."""
-
-    @property
-    def algorithm(self) -> bytes:
-        """AlgorithmIdentifier, DER."""
-
-    @property
-    def this_update(self) -> datetime:
-        """Beginning of its validity."""
-
-    @property
-    def next_update(self) -> datetime:
-        """End of its validity."""
-
-    @property
-    def number(self) -> int:
-        """The cRLNumber."""
-
-    @property
-    def ranges(self) -> SerialRanges | None:
-        """The ranges revoked; None in the plain list."""
-
-    @property
-    def min_serial(self) -> int | None:
-        """The minimum serial; None in the plain list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,23 +124,9 @@ def plan_crl(rules: SignerRules, algorithm: bytes, views: Mapping[CRLKind, CRLVi
     (UNKNOWN_CA, ALGORITHM_MISMATCH, NOT_YET_VALID, EXPIRED) for a list that is never signed; ConflictError for one that
     contradicts the last one.
     """
-    # Loaded only where lists are signed.
-    from mtc.cert.crl import parse_tbs_crl  # noqa: PLC0415
-
     if len(tbs) > MAX_TBS_BYTES:
         raise FormatError(Reason.TOO_LARGE, f"a revocation list has at most {MAX_TBS_BYTES} bytes, this one {len(tbs)}")
-    return plan_parsed_crl(rules, algorithm, views, parse_tbs_crl(tbs), tbs, now)
-
-
-def plan_parsed_crl(  # noqa: PLR0913 - the inputs of one decision
-    rules: SignerRules,
-    algorithm: bytes,
-    views: Mapping[CRLKind, CRLView],
-    crl: RevocationList,
-    tbs: bytes,
-    now: int,
-) -> CRLPlan:
-    """Decide about a list that was read already: `crl` is what `tbs` says. Otherwise as `plan_crl`."""
+    crl = parse_tbs_crl(tbs)
     if crl.issuer != encode_ca_name(rules.ca_id, rules.revision):
         raise Rejected(Reason.UNKNOWN_CA, f"the revocation list is not issued by CA {rules.ca_id} of {rules.revision}")
     if crl.algorithm != algorithm:
@@ -197,7 +151,7 @@ def plan_parsed_crl(  # noqa: PLR0913 - the inputs of one decision
     return CRLPlan(view, tbs)
 
 
-def _check_times(rules: SignerRules, crl: RevocationList, now: int) -> None:
+def _check_times(rules: SignerRules, crl: TBSCRL, now: int) -> None:
     """Refuse a list that does not begin now, or that would be valid for too long."""
     begin, end = _seconds(crl.this_update), _seconds(crl.next_update)
     if abs(begin - now) > rules.max_skew_s:

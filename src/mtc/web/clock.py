@@ -49,6 +49,10 @@ class ClockGuard:
         """Take the present reading as the truth."""
         self._offset_s = self._clock.now().timestamp() - self._clock.monotonic()
 
+    def moment(self) -> datetime:
+        """Return the time of day, whole seconds. Raises ConflictError (CLOCK) when the clocks disagree."""
+        return datetime.fromtimestamp(self.seconds(), UTC)
+
     def steady(self) -> float:
         """Return seconds of the steady clock, for measuring how long something lasts."""
         return self._clock.monotonic()

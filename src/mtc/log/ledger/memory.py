@@ -1,12 +1,27 @@
-"""What of a ledger is held in memory: the rounds that are not sealed yet, and a few objects that were read lately."""
+"""What of a ledger is held in memory: rounds that are not sealed yet, filters, and a few objects read lately."""
 
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mtc.errors import ConflictError, Reason
+from mtc.kernel import KeyFilter
 from mtc.log.ledger.formats import SignedRound
-from mtc.log.ledger.machine import LedgerLimits
+from mtc.log.ledger.machine import LedgerLimits, Step
+from mtc.log.ledger.pages import Manifest, Run
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is sealed, at one moment. filters: of all runs, the newest first."""
+
+    manifest: Manifest
+    filters: tuple[tuple[Run, KeyFilter], ...] = ()
+
+    def after(self, step: Step) -> "View":
+        """Return the view once the step is done."""
+        known = dict(self.filters) | dict(step.filters)
+        return View(step.manifest, tuple((run, known[run]) for run in reversed(step.manifest.runs)))
 
 
 class Segment:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from mtc.errors import FormatError, Reason
-from mtc.log.ledger.formats import SIZE_DIGITS, SignedRound, encode_keys, ledger_prefix, read_keys
+from mtc.log.ledger.formats import SIZE_DIGITS, SignedRound, encode_keys, ledger_prefix
 from mtc.merkle import MAX_TREE_SIZE
 from mtc.wire import Reader, Writer
 
@@ -114,9 +114,12 @@ class KeyTable:
         at = self._at + sum(self._lengths[:place])
         return self._data[at : at + self._lengths[place]]
 
-    def keys(self) -> list[bytes]:
-        """Return the keys of all entries in order."""
-        return read_keys(Reader(self._data[7:], "the ledger's table of keys"))
+    def keys_of(self, start: int, end: int) -> list[bytes]:
+        """Return the keys of entries [start, end) of the page, empty ones for entries without."""
+        first, last = start - self.start, end - self.start
+        at = self._at + sum(self._lengths[:first])
+        ends = accumulate(self._lengths[first:last], initial=at)
+        return [self._data[before:after] for before, after in pairwise(ends)]
 
 
 @dataclass(frozen=True, slots=True)
