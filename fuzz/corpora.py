@@ -506,6 +506,34 @@ def private_key_seeds() -> list[bytes]:
     ]
 
 
+def revocation_list_seeds() -> list[bytes]:
+    """Return revocation lists of both kinds and every revision, signed."""
+    signer = make_signer("ml-dsa-44", 1)
+    algorithm, first = signer.algorithm.identifier, 1 << 48
+    lines = tuple(
+        RevokedSerial(first + number, NOT_BEFORE, reason)
+        for number, reason in enumerate((None, *RevocationReason), start=1)
+    )
+    ranges = SerialRanges([(first + 5, first + 9), (first + 20, first + 21), (2 * first, 1 << 64)])
+    contents = ((), None, None), (lines, None, None), ((), ranges, first), ((), SerialRanges(), 0)
+    seeds = []
+    for revision in REVISIONS.values():
+        for serials, bounds, least in contents:
+            crl = TBSCRL(
+                issuer=encode_ca_name(TrustAnchorID.parse("32473.1"), revision),
+                algorithm=algorithm,
+                this_update=NOW,
+                next_update=NOW + timedelta(days=7),
+                number=300,
+                serials=serials,
+                ranges=bounds,
+                min_serial=least,
+            )
+            tbs = encode_tbs_crl(crl)
+            seeds.append(assemble_crl(tbs, algorithm, signer.sign_now(tbs)))
+    return seeds
+
+
 def inspect_seeds() -> list[bytes]:
     """Return one or two artefacts of every kind that `mtc inspect` knows."""
     every = (

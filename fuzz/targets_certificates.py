@@ -6,20 +6,25 @@ from functools import cache, partial
 
 from fuzz import corpora
 from fuzz.registry import chosen_revision, target
-from fuzz.seeds import NOW, issuer_formats
+from fuzz.seeds import NOW, issuer_formats, make_signer
 
 from mtc.cert import (
     MAX_ENTRY_BYTES,
     CACertificate,
     Certificate,
     CertificateFacts,
+    CertificateRevocationList,
     EntryExtension,
     LogEntry,
     MTCProof,
+    RevocationList,
     TBSCertificateLogEntry,
+    assemble_crl,
+    encode_tbs_crl,
     entry_hash,
     format_name,
     identify_certificate,
+    parse_tbs_crl,
 )
 from mtc.crypto import algorithm_names, parse_private_key, parse_public_key, parse_signature_algorithm
 from mtc.errors import Error, FormatError, ProofError, Rejected, SignatureError, UsageError
@@ -194,6 +199,30 @@ def _subject_of(data: bytes) -> tuple[int, int]:
     """Return where the subject lies."""
     layout = parse_layout(data)
     return layout.subject_start, layout.spki_start
+
+
+@target(corpora.revocation_list_seeds, is_certificate=True)
+def check_revocation_list(data: bytes) -> None:
+    """A revocation list that parses is encoded to the same bytes, and what it revokes can be asked for."""
+    try:
+        crl = CertificateRevocationList.parse(data)
+    except FormatError:
+        return
+    tbs = crl.tbs
+    assert parse_tbs_crl(crl.message) == tbs
+    assert assemble_crl(encode_tbs_crl(tbs), tbs.algorithm, crl.signature) == data
+    assert tbs.ca_id == parse_ca_name(tbs.issuer)[0]
+    key = parse_public_key(make_signer("ml-dsa-44", 1).public_key, parse_signature_algorithm("ml-dsa-44"))
+    with suppress(Rejected, SignatureError):
+        proven = crl.verify(key, tbs.issuer, NOW)
+        assert crl.message in _signed_lists(), "a revocation list verifies that nobody signed"
+        assert isinstance(proven, RevocationList) == (tbs.ranges is not None)
+
+
+@cache
+def _signed_lists() -> frozenset[bytes]:
+    """Return what was signed of the genuine revocation lists."""
+    return frozenset(CertificateRevocationList.parse(seed).message for seed in corpora.revocation_list_seeds())
 
 
 @target(corpora.der_seeds, is_certificate=True)

@@ -268,7 +268,7 @@ def rsa_cases() -> Iterator[Case]:
         yield case(LintCode.RSA_EXPONENT, key=rsa_spki(SOUND_MODULUS, exponent))
     for factor in (2, 3, 751):
         yield case(LintCode.RSA_SMALL_FACTOR, key=rsa_spki(SOUND_MODULUS // factor * factor))
-    cube = rough(1 << 683)
+    cube = rough(7 << 677)
     yield case(LintCode.RSA_POWER, key=rsa_spki(half * half))
     yield case(LintCode.RSA_POWER, key=rsa_spki(cube**3), rules=replace(WEB, min_rsa_bits=2040))
     yield case(LintCode.RSA_CLOSE_PRIMES, key=rsa_spki(half * rough(half + 2)))

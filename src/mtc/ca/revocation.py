@@ -1,237 +1,286 @@
-"""What a CA has revoked, and what it publishes about that. Pure: times and what the log holds are arguments.
+"""What a CA revokes and when its lists are made anew. Pure: the time is an argument.
 
-The rules:
+1. Nothing is ever un-revoked, and the minimum serial number never falls: each state covers the one before.
+2. Only what is logged is revoked, except ranges and serial numbers of which the operator says that they lie ahead.
+3. What is revoked stays with the time and the reason of the first revocation.
+4. Each change makes new lists at once, with the next number; without one they are made anew at an interval.
+5. The minimum serial number follows expiry, when new lists are made, and swallows the runs below it.
 
-1. Nothing is ever un-revoked. A range stays, or is swallowed by the minimum serial number, which never falls.
-2. A serial number that the log has not given yet is revoked only when that is asked for in so many words.
-3. The plain CRL names single serial numbers while their certificates are valid. A range is named serial by serial as
-   long as it holds few entries; of a larger one existing software learns nothing.
-4. Every change makes a new version of both lists. What a version says depends on the state alone, so that a list whose
-   signing was interrupted is made again with the same bytes.
+How the CA knows what expired, without reading its logs: each landmark leaves a mark, so many entries, none of them
+valid after that time. The log's own record is the last such mark. What lies below a mark has expired when its time has
+passed; a log that is closed and expired whole gives way to the next one.
 
-Spec: Merkle Tree Certificates, "Revoked Ranges"; docs/revocation.md.
+Spec: Merkle Tree Certificates, "Revoked Ranges"; RFC 5280, "CRL Fields".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from mtc.cert import SerialRanges
-from mtc.cert.crl import MAX_RANGES, TBSCRL, RevocationReason, RevokedSerial
-from mtc.errors import FormatError, Reason, UsageError
+from mtc.ca.revocation_state import (
+    RevocationState,
+    RevokedRun,
+    RunKind,
+    check_covers,
+    count_serials,
+    difference,
+    intersection,
+    merge_runs,
+)
+from mtc.cert import TBSCRL, RevocationReason, RevokedSerial, SerialRanges
+from mtc.cert.crl import MAX_RANGES
+from mtc.errors import Reason, UsageError
 from mtc.ids import MAX_INDEX, SERIAL_LIMIT
+from mtc.log import LogRecord
 from mtc.log.pruning import ExpiryMark, expired_below
-from mtc.wire import Reader, Writer, posix_seconds
+from mtc.profile import Profile
+from mtc.store import MAX_REGISTER_BYTES
 
-STATE_NAME = "revocations"
-"""Name of the register value."""
-MAX_SINGLES = 20_000
-"""Serial numbers of valid certificates that the plain CRL names; more do not fit into the register."""
-MAX_STATE_RANGES = 20_000
-MAX_EXPANDED = 1000
-"""Largest range, in logged entries, that the plain CRL names serial by serial."""
-EXPIRY_GRACE = timedelta(days=1)
-"""How long after expiry the minimum serial number stays below, for relying parties whose clocks are slow."""
-_VERSION = 1
+MAX_SERIALS = 50_000
+"""Most serial numbers that are revoked one by one and have not expired; a range has no such limit."""
+MAX_RANGE_SERIALS = 50_000
+"""Most serial numbers of ranges that the plain CRL names, over all ranges; with `MAX_SERIALS` about 5 MB."""
+MAX_STATE_BYTES = MAX_REGISTER_BYTES - (64 << 10)
+"""Largest state after a revocation. The rest of the register's room is for runs that are cut when a log grows."""
 
 
-@dataclass(frozen=True, slots=True)
-class SingleRevocation:
-    """A revoked certificate that the plain CRL names until it expires. Times are POSIX seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationRules:
+    """The numbers. lifetime: of a list. interval: after which it is made anew, before it expires.
 
-    serial: int
-    moment: int
-    reason: RevocationReason | None
-    not_after: int
-
-
-@dataclass(frozen=True, slots=True)
-class RevocationState:
-    """What the register value `revocations` holds.
-
-    version: of the lists. issued_at: POSIX seconds at which that version begins. min_serial: everything below is
-    revoked. ranges: everything else that is. singles: ascending by serial; a part of ranges.
+    grace: how long after it expired a serial number passes below the minimum; a relying party whose clock is slow, and
+    the rule of RFC 5280 that a CRL names a certificate once more after it expired, ask for some. listed_per_range: how
+    many serial numbers of one range the plain CRL names, its first ones.
     """
 
-    version: int = 0
-    issued_at: int = 0
-    min_serial: int = 1 << 48
-    ranges: SerialRanges = SerialRanges()  # noqa: RUF009 - immutable
-    singles: tuple[SingleRevocation, ...] = ()
+    lifetime: timedelta = timedelta(days=7)
+    interval: timedelta = timedelta(days=1)
+    grace: timedelta = timedelta(days=1)
+    listed_per_range: int = 10_000
 
-    @property
-    def revoked(self) -> SerialRanges:
-        """Every revoked serial number."""
-        return self.ranges | SerialRanges([(0, self.min_serial)])
-
-    def encode(self) -> bytes:
-        """Return the register's bytes."""
-        writer = Writer().uint(_VERSION, 1).uint(self.version, 8).uint(self.issued_at, 8).uint(self.min_serial, 9)
-        writer.uint(len(self.ranges), 4)
-        for start, end in self.ranges:
-            writer.uint(start, 9).uint(end, 9)
-        writer.uint(len(self.singles), 4)
-        for single in self.singles:
-            writer.uint(single.serial, 8).uint(single.moment, 8).uint(single.reason or 0, 1).uint(single.not_after, 8)
-        return writer.encode()
+    def __post_init__(self) -> None:
+        """Refuse numbers with which lists would expire."""
+        if not timedelta(0) < self.interval <= self.lifetime or self.grace < timedelta(0) or self.listed_per_range < 0:
+            raise UsageError(Reason.USAGE, "a revocation list is made anew before it expires")
 
     @staticmethod
-    def parse(data: bytes) -> "RevocationState":
-        """Read the register's bytes, whole. Raises FormatError."""
-        reader = Reader(data, "the revocation state")
-        if (version := reader.read_uint(1)) != _VERSION:
-            raise FormatError(Reason.BAD_VERSION, f"the revocation state has version {version}, known is {_VERSION}")
-        number, issued_at, min_serial = reader.read_uint(8), reader.read_uint(8), reader.read_uint(9)
-        ranges = SerialRanges([(reader.read_uint(9), reader.read_uint(9)) for _ in range(reader.read_uint(4))])
-        singles = []
-        for _ in range(reader.read_uint(4)):
-            serial, moment, code, not_after = (reader.read_uint(size) for size in (8, 8, 1, 8))
-            if code and code not in list(RevocationReason):
-                raise FormatError(Reason.BAD_NUMBER, f"{code} is no reason of a revocation")
-            singles.append(SingleRevocation(serial, moment, RevocationReason(code) if code else None, not_after))
-        reader.finish()
-        return RevocationState(number, issued_at, min_serial, ranges, tuple(singles))
+    def of_profile(profile: Profile) -> "RevocationRules":
+        """Return a profile's numbers. The grace is one interval, so that the next plain list still has the entry."""
+        return RevocationRules(lifetime=profile.crl_lifetime, interval=profile.crl_interval, grace=profile.crl_interval)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationRequest:
-    """What an operator wants revoked: ranges [first, last], both inclusive; a single serial number is one of length 1.
+    """What is to be revoked. serials: one by one. ranges: many at once. is_future: also what is not logged yet."""
 
-    is_future: serial numbers that no log has given yet may be revoked too.
-    """
-
-    ranges: tuple[tuple[int, int], ...]
+    serials: SerialRanges = SerialRanges()  # noqa: RUF009 - immutable
+    ranges: SerialRanges = SerialRanges()  # noqa: RUF009 - immutable
     reason: RevocationReason | None = None
     is_future: bool = False
 
-
-def logged_serials(first: int, last: int, sizes: Mapping[int, int]) -> Iterable[int]:
-    """Yield the serial numbers in [first, last] that logs have given. sizes: entries by log number."""
-    for number in sorted(sizes):
-        base = number << 48
-        yield from range(max(first, base), min(last, base + sizes[number] - 1) + 1)
-
-
-def count_logged(first: int, last: int, sizes: Mapping[int, int]) -> int:
-    """Return how many serial numbers in [first, last] logs have given."""
-    total = 0
-    for number, size in sizes.items():
-        base = number << 48
-        total += max(min(last, base + size - 1) - max(first, base) + 1, 0)
-    return total
+    def __post_init__(self) -> None:
+        """Refuse a request for nothing, or for too much at once."""
+        if not self.serials and not self.ranges:
+            raise UsageError(Reason.USAGE, "name at least one serial number or range to revoke")
+        if count_serials(self.serials) > MAX_SERIALS:
+            raise UsageError(Reason.TOO_LARGE, f"more than {MAX_SERIALS} serial numbers; revoke them as ranges")
 
 
-def check_request(request: RevocationRequest, sizes: Mapping[int, int]) -> None:
-    """Raise UsageError for ranges that are none, and for serial numbers that do not exist unless that is wanted."""
-    if not request.ranges:
-        raise UsageError(Reason.USAGE, "name at least one serial number or range to revoke")
-    for first, last in request.ranges:
-        if not 0 <= first <= last < SERIAL_LIMIT:
-            raise UsageError(Reason.USAGE, f"{first}-{last} is no range of serial numbers from 0 to 2^64 - 1")
-        if not request.is_future and count_logged(first, last, sizes) != last - first + 1:
-            raise UsageError(
-                Reason.USAGE,
-                f"no log has given all serial numbers of {first}-{last} yet; --future revokes them all the same",
-            )
+def logged_serials(sizes: Mapping[int, int]) -> SerialRanges:
+    """Return the serial numbers of all entries. sizes: tree size by log number."""
+    return SerialRanges([(number << 48, (number << 48) + size) for number, size in sizes.items()])
+
+
+def fresh_serials(state: RevocationState, request: RevocationRequest) -> SerialRanges:
+    """Return what of a request is not revoked yet."""
+    return difference(request.serials | request.ranges, state.revoked)
 
 
 def plan_revocation(
-    state: RevocationState, request: RevocationRequest, not_after: Mapping[int, int], now: int
+    state: RevocationState, request: RevocationRequest, now: int, sizes: Mapping[int, int]
 ) -> RevocationState:
-    """Return the state after a revocation, of the next version; the same state when everything was revoked before.
+    """Return the state in which a request is revoked; the very same state when all of it was before.
 
-    not_after: POSIX seconds of the certificates that the plain CRL shall name, by serial number. Raises UsageError when
-    the state would become too large.
+    now: POSIX seconds. sizes: tree size by log number. Raises UsageError: SERIAL_OUT_OF_RANGE for what is not logged,
+    TOO_LARGE when the register or the lists would hold no more.
     """
-    added = SerialRanges([(first, last + 1) for first, last in request.ranges])
-    if (state.revoked | added) == state.revoked:
+    _check_logged(request, sizes)
+    fresh = fresh_serials(state, request)
+    if not fresh:
         return state
-    known = {single.serial: single for single in state.singles if single.not_after >= now}
-    for serial, end in not_after.items():
-        if end >= now and serial not in known:
-            known[serial] = SingleRevocation(serial, now, request.reason, end)
-    after = replace(
-        state,
-        version=state.version + 1,
-        issued_at=now,
-        ranges=_above(state.ranges | added, state.min_serial),
-        singles=tuple(known[serial] for serial in sorted(known)),
-    )
-    if len(after.ranges) > min(MAX_STATE_RANGES, MAX_RANGES) or len(after.singles) > MAX_SINGLES:
-        raise UsageError(
-            Reason.TOO_LARGE,
-            f"{len(after.ranges)} ranges and {len(after.singles)} single serial numbers do not fit into the lists; "
-            "revoke a larger range that covers them",
-        )
-    assert covers(after, state), "nothing is un-revoked"
-    return after
+    after = replace(state, runs=merge_runs([*state.runs, *_runs_of(fresh, request, now, sizes)]))
+    if _lacks_room(after):
+        # A large range must always be possible, however scattered the runs inside are: they become part of it and
+        # lose what was known of each, their lines in the plain CRL included.
+        outside = [run for run in state.runs if not _is_inside(run, request.ranges)]
+        others = SerialRanges([(0, state.min_serial), *((run.start, run.end) for run in outside)])
+        fresh = difference(request.serials | request.ranges, others)
+        after = replace(state, runs=merge_runs([*outside, *_runs_of(fresh, request, now, sizes)]))
+    if text := _lacks_room(after):
+        raise UsageError(Reason.TOO_LARGE, text)
+    return check_covers(after, state)
 
 
-def plan_refresh(state: RevocationState, min_serial: int, now: int) -> RevocationState:
-    """Return the next version with a later beginning, a minimum serial that may have risen, and without the expired."""
-    minimum = max(state.min_serial, min_serial)
-    after = replace(
-        state,
-        version=state.version + 1,
-        issued_at=max(now, state.issued_at),
-        min_serial=minimum,
-        ranges=_above(state.ranges, minimum),
-        singles=tuple(single for single in state.singles if single.not_after >= now and single.serial >= minimum),
-    )
-    assert covers(after, state), "nothing is un-revoked"
-    return after
+def advance_minimum(state: RevocationState, serial: int) -> RevocationState:
+    """Return the state with a minimum serial number of at least `serial`; runs below are part of it then."""
+    least = min(serial, SERIAL_LIMIT - 1)
+    if least <= state.min_serial:
+        return state
+    runs = tuple(replace(run, start=max(run.start, least)) for run in state.runs if run.end > least)
+    return check_covers(replace(state, min_serial=least, runs=runs), state)
 
 
-def covers(new: RevocationState, old: RevocationState) -> bool:
-    """Tell whether everything that was revoked still is."""
-    return (new.revoked | old.revoked) == new.revoked
+def is_due(state: RevocationState, now: int, rules: RevocationRules) -> bool:
+    """Tell whether the lists are to be made anew although nothing changed. now: POSIX seconds."""
+    return not state.number or now >= state.this_update + rules.interval.total_seconds()
 
 
-def _above(ranges: SerialRanges, minimum: int) -> SerialRanges:
-    """Return the ranges without what lies below the minimum serial number, which revokes it anyway."""
-    return SerialRanges((max(start, minimum), end) for start, end in ranges if end > minimum)
+def plan_publication(
+    state: RevocationState, now: int, sizes: Mapping[int, int], minimum: int, rules: RevocationRules
+) -> RevocationState:
+    """Return the state of the next lists, which begin at `now`, POSIX seconds, and never before the last ones.
 
-
-def minimum_serial(logs: Sequence[tuple[int, int, bool, Sequence[ExpiryMark]]], now: datetime) -> int:
-    """Return the smallest serial number whose certificate may still be valid.
-
-    logs: number, tree size, whether it is closed, and expiry marks of each log, ascending. A later log counts only
-    when everything in the earlier ones has expired.
+    sizes: tree size by log number. minimum: what `minimum_serial` says.
     """
-    for number, size, is_closed, marks in logs:
-        index = expired_below(marks, now, EXPIRY_GRACE)
-        if index < size or not is_closed:
-            return number << 48 | min(index, MAX_INDEX)
-    return (logs[-1][0] + 1) << 48 if logs else 1 << 48
+    after = _note_logged(advance_minimum(state, minimum), logged_serials(sizes))
+    begin = max(now, state.this_update)
+    end = begin + int(rules.lifetime.total_seconds())
+    return check_covers(replace(after, number=state.number + 1, this_update=begin, next_update=end), state)
 
 
-def plan_lists(state: RevocationState, issuer: bytes, algorithm: bytes, lifetime: timedelta) -> tuple[TBSCRL, TBSCRL]:
-    """Return the plain CRL and the MTC revocation list of a state; the same state gives the same lists."""
-    begin = datetime.fromtimestamp(state.issued_at, UTC)
-    plain = TBSCRL(
-        issuer=issuer,
-        algorithm=algorithm,
-        this_update=begin,
-        next_update=begin + lifetime,
-        number=state.version,
-        serials=tuple(
-            RevokedSerial(single.serial, datetime.fromtimestamp(single.moment, UTC), single.reason)
-            for single in state.singles
-        ),
+def minimum_serial(logs: Sequence[tuple[LogRecord, Sequence[ExpiryMark]]], now: datetime, grace: timedelta) -> int:
+    """Return the serial number below which everything expired longer than `grace` ago, as far as the marks tell.
+
+    logs: the record and the landmarks' marks of every log, from the first one on. Returns 0 without any.
+    """
+    least = 0
+    for record, marks in logs:
+        whole = ExpiryMark(record.tree_size, record.latest_not_after)
+        index = expired_below((*marks, whole), now, grace)
+        least = (record.log_number << 48) + min(index, MAX_INDEX)
+        # A log that takes entries keeps the minimum, and so does one of which something is valid.
+        if index < record.tree_size or not record.is_closed:
+            break
+    return least
+
+
+def lists_of(state: RevocationState, issuer: bytes, algorithm: bytes, rules: RevocationRules) -> tuple[TBSCRL, TBSCRL]:
+    """Return the plain CRL and the MTC revocation list of a state; the same state gives the same lists.
+
+    issuer: the CA's name, DER. algorithm: AlgorithmIdentifier of its key, DER.
+    """
+    begin, end = datetime.fromtimestamp(state.this_update, UTC), datetime.fromtimestamp(state.next_update, UTC)
+
+    def make(
+        serials: tuple[RevokedSerial, ...], ranges: SerialRanges | None = None, min_serial: int | None = None
+    ) -> TBSCRL:
+        return TBSCRL(
+            issuer=issuer,
+            algorithm=algorithm,
+            this_update=begin,
+            next_update=end,
+            number=state.number,
+            serials=serials,
+            ranges=ranges,
+            min_serial=min_serial,
+        )
+
+    return make(_list_serials(state, rules)), make((), state.ranges, state.min_serial)
+
+
+def _check_logged(request: RevocationRequest, sizes: Mapping[int, int]) -> None:
+    """Refuse what no certificate has, which is a slip of the pen, or must be said."""
+    for start, _ in (*request.serials, *request.ranges):
+        if start < 1 << 48:
+            raise UsageError(
+                Reason.SERIAL_OUT_OF_RANGE, f"serial number {start} names log 0, which does not exist", serial=start
+            )
+    current = max(sizes, default=0)
+    frontier = (current << 48) + sizes.get(current, 0)
+    for start, end in request.serials:
+        missing = next((number for number in range(start >> 48, (end - 1 >> 48) + 1) if number not in sizes), None)
+        if missing is not None:
+            raise UsageError(
+                Reason.SERIAL_OUT_OF_RANGE,
+                f"log {missing} does not exist yet; revoke a range with --future if you mean it",
+                log=missing,
+            )
+    unlogged = difference(request.serials, logged_serials(sizes))
+    ahead = difference(request.ranges, SerialRanges([(0, frontier)]))
+    for serials in (unlogged, ahead):
+        if serials and not request.is_future:
+            serial = serials.bounds[0]
+            raise UsageError(
+                Reason.SERIAL_OUT_OF_RANGE,
+                f"serial number {serial} is not in use: log {serial >> 48} has {sizes.get(serial >> 48, 0)} entries; "
+                "add --future if you mean it",
+                serial=serial,
+            )
+
+
+def _runs_of(fresh: SerialRanges, request: RevocationRequest, now: int, sizes: Mapping[int, int]) -> list[RevokedRun]:
+    """Return the runs of what a request revokes in addition."""
+    logged = logged_serials(sizes)
+    as_range = difference(fresh, request.serials)
+    kinds = (
+        (intersection(fresh, request.serials), RunKind.SERIAL),
+        (intersection(as_range, logged), RunKind.RANGE),
+        (difference(as_range, logged), RunKind.UNLOGGED),
     )
-    return plain, replace(plain, serials=(), ranges=state.ranges, min_serial=state.min_serial)
+    return [RevokedRun(start, end, now, request.reason, kind) for serials, kind in kinds for start, end in serials]
 
 
-def describe_state(state: RevocationState) -> dict[str, object]:
-    """Return a state for scripts and people."""
-    return {
-        "version": state.version,
-        "min_serial": str(state.min_serial),
-        "ranges": len(state.ranges),
-        "in_crl": len(state.singles),
-    }
+def _is_inside(run: RevokedRun, ranges: SerialRanges) -> bool:
+    """Tell whether a run lies within one of the ranges."""
+    at = bisect_right(ranges.bounds, run.start)
+    return at & 1 == 1 and run.end <= ranges.bounds[at]
 
 
-def is_due(state: RevocationState, now: datetime, interval: timedelta) -> bool:
-    """Tell whether the lists are to be signed anew."""
-    return not state.version or posix_seconds(now) - state.issued_at >= interval.total_seconds()
+def _lacks_room(state: RevocationState) -> str:
+    """Return why a state would not fit, nothing when it does."""
+    serials = sum(run.end - run.start for run in state.runs if run.kind is RunKind.SERIAL)
+    if serials > MAX_SERIALS:
+        return f"{serials} serial numbers would be revoked one by one, at most {MAX_SERIALS} can be; revoke ranges"
+    size = len(state.encode())
+    if len(state.ranges) > MAX_RANGES or size > MAX_STATE_BYTES:
+        return (
+            f"what is revoked would be {len(state.ranges)} ranges in {size} bytes, at most {MAX_RANGES} in "
+            f"{MAX_STATE_BYTES} can be; revoke larger ranges, which take in smaller ones"
+        )
+    return ""
+
+
+def _note_logged(state: RevocationState, logged: SerialRanges) -> RevocationState:
+    """Return the state in which runs ahead of a log are cut where its entries now end."""
+    runs: list[RevokedRun] = []
+    for run in state.runs:
+        if run.kind is RunKind.UNLOGGED:
+            whole = SerialRanges([(run.start, run.end)])
+            for part, kind in (
+                (intersection(whole, logged), RunKind.RANGE),
+                (difference(whole, logged), RunKind.UNLOGGED),
+            ):
+                runs += [RevokedRun(start, end, run.time, run.reason, kind) for start, end in part]
+        else:
+            runs.append(run)
+    merged = merge_runs(runs)
+    return state if merged == state.runs else replace(state, runs=merged)
+
+
+def _list_serials(state: RevocationState, rules: RevocationRules) -> tuple[RevokedSerial, ...]:
+    """Return the lines of the plain CRL: single serial numbers, and the first ones of each range.
+
+    Ranges that were revoked earlier come first, so that a later one pushes no line out of the CRL.
+    """
+    listed = [(run, run.end) for run in state.runs if run.kind is RunKind.SERIAL]
+    left = MAX_RANGE_SERIALS
+    for run in sorted((run for run in state.runs if run.kind is RunKind.RANGE), key=lambda run: (run.time, run.start)):
+        count = min(run.end - run.start, rules.listed_per_range, left)
+        listed.append((run, run.start + count))
+        left -= count
+    lines: list[RevokedSerial] = []
+    for run, end in sorted(listed, key=lambda item: item[0].start):
+        time = datetime.fromtimestamp(run.time, UTC)
+        lines += [RevokedSerial(serial, time, run.reason) for serial in range(run.start, end)]
+    return tuple(lines)

@@ -7,26 +7,26 @@ of the log for example, takes its turn between them.
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mtc.ca.authority import CertificationAuthority, Issued, LandmarkView
-from mtc.ca.config import CAConfig
 from mtc.ca.folder import CAFolder, prepare_storage
 from mtc.ca.housekeeping import PartialCollector, delete_pruned
 from mtc.ca.landmark_service import LandmarkClock, LandmarkLog
 from mtc.ca.landmarks import LandmarkHold, LandmarkRules, LandmarkState
 from mtc.ca.metrics import CAMetrics
 from mtc.ca.requests import EntryRules, IssuanceRequest
-from mtc.ca.revocation_service import ListRules, RevocationPublisher, RevokableLog
+from mtc.ca.revocation_service import RevocationPublisher
 from mtc.ca.signing import CATreeSigner
 from mtc.ca.state import STATE_NAME, CAState, Incident, plan_rollover
 from mtc.ca.status import RateMeter
 from mtc.cert import Certificate, parse_certificate_chains
 from mtc.errors import ConflictError, Error, FormatError, Reason, Rejected
-from mtc.ids import encode_ca_name, log_id
+from mtc.ids import log_id
 from mtc.kernel import active_kernel
 from mtc.lint import LintRules
 from mtc.log import LogRecord
@@ -95,18 +95,6 @@ class CAParts:
         found = {number: await self.storage.register.read(f"log-{number}") for number in range(1, current)}
         return {number: LogRecord.parse(data) for number, data in found.items() if data is not None}
 
-    async def open_revocations(self, logs: Callable[[], Sequence[RevokableLog]]) -> RevocationPublisher:
-        """Open the revocation lists."""
-        config, storage = self.folder.config, self.storage
-        rules = ListRules(
-            ca_id=config.ca_id,
-            issuer=encode_ca_name(config.ca_id, config.revision),
-            key=self.folder.certificate.public_key,
-            lifetime=config.profile.crl_lifetime,
-            interval=config.profile.crl_interval,
-        )
-        return await RevocationPublisher.open(rules, storage.objects, storage.register, self.signer, self.guard, logs)
-
     async def open_all_landmarks(self, current: int) -> dict[int, LandmarkClock]:
         """Open the landmarks of every log, by number."""
         return {number: await self.open_landmarks(number, current) for number in range(1, current + 1)}
@@ -144,7 +132,7 @@ class RunningCA:
         config = parts.folder.config
         self.authority = CertificationAuthority(
             EntryRules(config.ca_id, config.revision, config.profile, parts.hasher, _crl_url(config.prefix_url)),
-            lint_rules(config),
+            lint_rules(parts.folder),
             log,
             parts.storage.objects,
             parts.clock,
@@ -160,19 +148,6 @@ class RunningCA:
     def landmarks(self) -> LandmarkClock:
         """The landmarks of the current log."""
         return self._clocks[self.state.current_log]
-
-    def revokable_logs(self) -> list[RevokableLog]:
-        """Return what the revocation lists must know of every log."""
-        current = self.log.record.log_number
-        return [
-            RevokableLog(
-                number,
-                self.log.record.tree_size if number == current else _published_size(clock),
-                number != current,
-                clock.state.marks,
-            )
-            for number, clock in self._clocks.items()
-        ]
 
     async def landmarks_of(self, log_number: int) -> LandmarkView:
         """Return the landmarks of the current log, or of an earlier one."""
@@ -450,20 +425,22 @@ async def open_ca(
             )
         landmarks = await parts.open_all_landmarks(state.current_log)
         ca = RunningCA(parts, state, log, landmarks, await parts.read_closed(state.current_log))
-        ca.revocations = await parts.open_revocations(ca.revokable_logs)
+        ca.revocations = await RevocationPublisher.open(parts)
         yield ca
 
 
-def _published_size(clock: LandmarkClock) -> int:
-    """Return the size of a log that takes no more entries, as far as it is published."""
-    return clock.head.tree_size if clock.head is not None else clock.state.sequence.latest.tree_size
-
-
-def lint_rules(config: CAConfig) -> LintRules:
-    """Return the lint's rules for a CA."""
+def lint_rules(folder: CAFolder) -> LintRules:
+    """Return the lint's rules for a CA; its own key is never certified."""
+    config = folder.config
     profile = config.profile
     rules = (LintRules.web_pki if profile.is_public else LintRules.private)(config.ca_id, config.revision)
-    return replace(rules, max_lifetime=profile.max_lifetime)
+    own = hashlib.sha256(folder.certificate.public_key.public_key).digest()
+    return replace(
+        rules,
+        hash_name=profile.hash_name,
+        max_lifetime=profile.max_lifetime,
+        blocked_keys=rules.blocked_keys | {own},
+    )
 
 
 def _crl_url(prefix_url: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """What a relying party may take from a revocation list, and which list may follow another.
 
-A list as it is fetched is a `CertificateRevocationList`. Verified, it is a `VerifiedCRL` or a `RevocationList`, by kind;
-`verify_successor` guards the step from one revocation list to the next.
+A list as it is fetched is a `CertificateRevocationList`. Verified, it is a `VerifiedCRL` or a `RevocationList`, by
+kind; `verify_successor` guards the step from one revocation list to the next.
 
 Spec: RFC 5280, "CRL Validation"; Merkle Tree Certificates, "Revoked Ranges".
 """

@@ -2,7 +2,7 @@
 
 1. The request is for a log of this CA, with a number that may be used, and for the current log: once a later log holds
    entries, an earlier one takes none.
-2. The tree is not smaller than the last one signed, and its timestamp is not earlier, nor far from the signer's own
+2. The tree is not smaller than the last one signed, and its timestamp is not earlier, nor far ahead of the signer's own
    clock.
 3. The same size again is the same tree again: the same messages come out, so that a crash costs nothing.
 4. The entries are all those since the last tree, each of a type and with extensions that are known here, because
@@ -128,10 +128,12 @@ def plan_signing(
         )
     if request.timestamp < view.timestamp:
         raise _contradiction(view, f"timestamp {request.timestamp} lies before {view.timestamp}, which was signed")
-    if abs(request.timestamp - now) > rules.max_skew_s:
+    # A tree that was decided before a crash keeps its timestamp, however long the crash lasted. Only one that lies in
+    # the future would bind the log until then.
+    if request.timestamp - now > rules.max_skew_s:
         raise Rejected(
             Reason.NOT_YET_VALID,
-            f"timestamp {request.timestamp} lies {abs(request.timestamp - now)} s from the signer's clock, allowed are "
+            f"timestamp {request.timestamp} lies {request.timestamp - now} s ahead of the signer's clock, allowed are "
             f"{rules.max_skew_s}; set the clocks",
             got=request.timestamp,
         )

@@ -14,7 +14,7 @@ class SignerRules:
     """What the key is for.
 
     ca_id, revision: whose key it is, and how that CA is named in its lists. highest_log: last log number that may be
-    used. max_skew_s: how far a timestamp may lie from now, in seconds. max_crl_lifetime_s: longest validity of a
+    used. max_skew_s: how far a timestamp may lie ahead of now, in seconds. max_crl_lifetime_s: longest validity of a
     revocation list. known_entry_types, known_extension_types: anything else is not signed. has_counter: every entry
     carries the counter of accumulated entries, and it is right.
     """

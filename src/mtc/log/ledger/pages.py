@@ -16,6 +16,10 @@ from mtc.merkle import MAX_TREE_SIZE
 from mtc.wire import Reader, Writer
 
 MAX_BUCKET_BITS = 16
+"""Most bits that choose a bucket of a run: as many as the beginning of a fingerprint in the buckets' names."""
+
+_FEW_CANDIDATES = 64
+"""So many keys are cut out of a table one by one; for more, all keys are."""
 
 _PAGE_VERSION = 1
 _KEYS_VERSION = 1
@@ -113,6 +117,17 @@ class KeyTable:
             return b""
         at = self._at + sum(self._lengths[:place])
         return self._data[at : at + self._lengths[place]]
+
+    def matches(self, candidates: Sequence[tuple[bytes, int]]) -> dict[bytes, int]:
+        """Return those request keys, each with an index, that are the keys of their entries."""
+        if len(candidates) < _FEW_CANDIDATES:
+            return {key: index for key, index in candidates if self.key_at(index) == key}
+        keys = self.keys_of(self.start, self.start + len(self._lengths))
+        return {
+            key: index
+            for key, index in candidates
+            if 0 <= index - self.start < len(keys) and keys[index - self.start] == key
+        }
 
     def keys_of(self, start: int, end: int) -> list[bytes]:
         """Return the keys of entries [start, end) of the page, empty ones for entries without."""

@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from mtc.errors import ConflictError, Reason, UsageError
+from mtc.errors import ConflictError, Error, Reason, UsageError
 from mtc.kernel import FINGERPRINT_BYTES, Kernel, active_kernel
 from mtc.log.ledger.formats import MAX_ROUND_KEYS, SignedRound, protect
 from mtc.log.ledger.machine import LedgerLimits, bucket_of, hole, indices_of
 from mtc.log.ledger.memory import View, renewed
 from mtc.log.ledger.pages import KeyTable, Manifest, Run, manifest_key, page_key, table_key
+from mtc.log.ledger.service.checking import find_faults
 from mtc.log.ledger.service.objects import LedgerObjects, MissingError, lost
 from mtc.log.ledger.service.sealing import Sealer
 from mtc.store import ObjectStore
@@ -34,7 +35,7 @@ class Ledger:
         self._sealer = Sealer(objects, limits, kernel)
 
     @staticmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - what a log knows about itself, and two choices of tests
         store: ObjectStore,
         log_number: int,
         tree_size: int,
@@ -91,8 +92,7 @@ class Ledger:
             raise hole(number, sealer.tree_size, round_.old_size)
         if round_.new_size - round_.old_size > MAX_ROUND_KEYS:
             raise UsageError(Reason.TOO_LARGE, f"a round that is recorded has at most {MAX_ROUND_KEYS} entries")
-        if len(sealer.segments) > self._limits.backlog:
-            await sealer.work(may_merge=False)
+        await sealer.relieve()
         await self._objects.write_rounds([round_])
         sealer.append(round_)
         sealer.start()
@@ -228,12 +228,20 @@ class Ledger:
         for span, candidates in wanted.items():
             table = await self._table(span)
             if table is not None:
-                found |= {key: index for key, index in candidates if table.key_at(index) == key}
+                found |= table.matches(candidates)
         return found
 
     async def prune(self, below: int) -> None:
         """Forget the request keys of all whole pages that end at or below an index. Rounds and checkpoints stay."""
         await self._sealer.prune(below)
+
+    async def find_faults(self) -> AsyncIterator[Error]:
+        """Read all that is sealed, and yield an error for each object that is damaged, missing, or does not fit.
+
+        The ledger must not be written meanwhile. Opening it has read the rounds that are not sealed.
+        """
+        async for fault in find_faults(self._objects, self.manifest, self._kernel):
+            yield fault
 
     async def settle(self) -> None:
         """Wait until all that can be sealed and merged is, and nothing is left to discard.

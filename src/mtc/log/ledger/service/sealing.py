@@ -47,6 +47,8 @@ class Sealer:
         self.turn = asyncio.Lock()
         # A step whose manifest may be stored, because the answer was lost.
         self._doubtful: Step | None = None
+        # Set whenever a step is done.
+        self._progress = asyncio.Event()
         # Keys of objects that are no longer needed.
         self._litter: list[str] = []
         self._task: asyncio.Task[None] | None = None
@@ -128,20 +130,29 @@ class Sealer:
         except Error as error:
             self._stopped = error
 
+    async def relieve(self) -> None:
+        """Wait until no more full segments wait for sealing than may."""
+        while len(self.segments) > self._limits.backlog:
+            self.check_running()
+            if self._task is None or self._task.done():
+                await self.work(may_merge=False)
+                continue
+            self._progress.clear()
+            progress = asyncio.create_task(self._progress.wait())
+            await asyncio.wait([self._task, progress], return_when=asyncio.FIRST_COMPLETED)
+            progress.cancel()
+
     async def work(self, *, may_merge: bool = True) -> None:
         """Seal while segments are full, and merge while there are runs to merge."""
         while True:
             async with self.turn:
                 await self.resolve()
                 await self._discard_litter()
-                segment = self._full_segment()
+                await self._seal_full()
                 sources = plan_merge(self.view.manifest, self._limits) if may_merge else ()
-                if segment is not None:
-                    await self._seal(segment)
-                elif sources:
-                    await self._merge(sources)
-                else:
+                if not sources:
                     return
+                await self._merge(sources)
 
     async def prune(self, below: int) -> None:
         """Forget the request keys of whole pages that end at or below an index."""
@@ -157,17 +168,20 @@ class Sealer:
         """Return the oldest segment if it is full."""
         return self.segments[0] if self.segments and self.segments[0].is_full(self._limits) else None
 
-    async def _seal(self, segment: Segment) -> None:
-        """Pack a segment into a page."""
-        number, rounds = self._objects.log_number, tuple(segment.rounds)
-        manifest = self.view.manifest
-        await self._publish(await asyncio.to_thread(plan_seal, self._kernel, self._limits, number, manifest, rounds))
+    async def _seal_full(self) -> None:
+        """Pack each full segment into a page."""
+        while (segment := self._full_segment()) is not None:
+            number, manifest, rounds = self._objects.log_number, self.view.manifest, tuple(segment.rounds)
+            step = await asyncio.to_thread(plan_seal, self._kernel, self._limits, number, manifest, rounds)
+            await self._publish(step)
+            await self._discard_litter()
 
     async def _merge(self, sources: Sequence[Run]) -> None:
         """Merge runs, bucket by bucket, so that only one bucket of each is in memory."""
-        objects, number, manifest = self._objects, self._objects.log_number, self.view.manifest
+        objects, number, keys_from = self._objects, self._objects.log_number, self.view.manifest.keys_from
         merged = merged_run(sources, self._limits)
-        keys_from = manifest.keys_from if sources[0].start < manifest.keys_from else 0
+        if sources[0].start >= keys_from:
+            keys_from = 0
         key_filter = self._kernel.key_filter(merged.count)
         loaded: dict[Run, tuple[int, bytes]] = {}
         count = 0
@@ -182,10 +196,13 @@ class Sealer:
             await asyncio.to_thread(key_filter.add_many, row)
             count += len(row) // RECORD_BYTES
             await objects.write({merged.bucket_key(number, bucket): row})
+            # Rounds come in meanwhile; their runs are younger, and change nothing here.
+            await self._seal_full()
         merged = replace(merged, count=count)
         filters = {merged: key_filter} if count else {}
         made = {merged.filter_key(number): key_filter.encode()}
-        await self._publish(Step(after_merge(manifest, sources, merged), made, filters))
+        await self._publish(Step(after_merge(self.view.manifest, sources, merged), made, filters))
+        await self._discard_litter()
 
     async def _publish(self, step: Step) -> None:
         """Store what a step needs, then its manifest; from then on it is done."""
@@ -223,6 +240,7 @@ class Sealer:
         if before.generation:
             self._litter.append(manifest_key(number, before.generation))
         self._litter += _dead_keys(number, step.manifest)
+        self._progress.set()
 
     async def _discard_litter(self) -> None:
         """Discard what is no longer needed, unless another writer has gone on: then it is not ours to decide."""
