@@ -26,15 +26,20 @@ from fuzz.seeds import (
 )
 
 from mtc.cert import (
+    TBSCRL,
     CertificateChain,
     EntryExtension,
     LogEntry,
     PropertyList,
+    RevocationReason,
+    RevokedSerial,
     SerialRanges,
     SubtreeSignature,
+    assemble_crl,
     encode_ca_certificate,
     encode_extensions,
     encode_name,
+    encode_tbs_crl,
 )
 from mtc.cert.certificate import Certificate
 from mtc.crypto import HASH_ALGORITHMS, LocalSigner, parse_public_key, parse_signature_algorithm

@@ -31,7 +31,7 @@ from mtc.log.service import Appended, IssuanceLog, PublishedRound
 from mtc.store import ObjectStore
 from mtc.trust import TrustStore, verify_certificate
 from mtc.web.clock import Clock
-from mtc.wire import posix_seconds
+from mtc.wire import PEMBlock, encode_pem, posix_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class _Prepared:
     place: int
     request: IssuanceRequest
     entry: TBSCertificateLogEntry
+    not_after: datetime
     warnings: tuple[str, ...]
 
 
@@ -128,6 +129,8 @@ class CertificationAuthority:
         self._max_active = max_active_landmarks
         self._readers: dict[int, LogReader] = {}
         self._batches: dict[int, _RoundBatch] = {}
+        # The properties of standalone certificates by log, PEM; they are the same for all of a log.
+        self._heads: dict[int, str] = {}
 
     async def issue(self, requests: Sequence[IssuanceRequest]) -> list[Issued | Error]:
         """Certify requests and wait for their rounds; an error stands in the place of its request.
@@ -142,7 +145,7 @@ class CertificationAuthority:
             PendingEntry(
                 EntryType.TBS_CERT,
                 item.entry.encode(),
-                posix_seconds(item.entry.not_after),
+                posix_seconds(item.not_after),
                 item.request.request_key,
             )
             for item in prepared
@@ -158,7 +161,7 @@ class CertificationAuthority:
             wanted = [Wanted(place.index, item.request.spki) for item, place in items]
             made = await self._make(round_, wanted)
             for (item, place), certificate in zip(items, made, strict=True):
-                results[item.place] = self._issued(item, place, certificate, item.entry.not_after)
+                results[item.place] = self._issued(item, place, certificate, item.not_after)
         return [result for result in results if result is not None]
 
     def _prepare_all(
@@ -168,23 +171,24 @@ class CertificationAuthority:
         prepared = []
         for place, request in enumerate(requests):
             try:
-                entry, findings = self.prepare(request, now)
+                not_before, not_after = self._rules.validity(request, now)
+                entry, findings = self.prepare(request, not_before, not_after, now)
             except Error as error:
                 results[place] = error
                 continue
             warnings = tuple(f"{finding.code}: {finding.message}" for finding in findings)
-            prepared.append(_Prepared(place, request, entry, warnings))
+            prepared.append(_Prepared(place, request, entry, not_after, warnings))
         return prepared
 
     def prepare(
-        self, request: IssuanceRequest, now: datetime
+        self, request: IssuanceRequest, not_before: datetime, not_after: datetime, now: datetime
     ) -> tuple[TBSCertificateLogEntry, tuple[LintFinding, ...]]:
         """Return the log entry of a request, and the warnings about it. Raises Rejected when it must not be logged."""
         for name in request.dns_names:
             base = name.removeprefix("*.")
             if self._allowed and not any(base == item or base.endswith(f".{item}") for item in self._allowed):
                 raise Rejected(Reason.FORBIDDEN, f"{name!r} is not below the allowed_names of this CA")
-        entry = self._rules.build(request, now)
+        entry = self._rules.build(request, not_before, not_after)
         return entry, check_lint(lint_entry(entry, request.spki, self._lint, now))
 
     async def _make(self, round_: PublishedRound, wanted: Sequence[Wanted]) -> list[bytes]:
@@ -285,8 +289,12 @@ class CertificationAuthority:
 
     def _issued(self, item: _Prepared, place: Appended, certificate: bytes, not_after: datetime) -> Issued:
         """Put the answer to a request together."""
-        properties = properties_for(self._rules.ca_id, place.log_number, revision=self._rules.revision)
-        pem = CertificateChain(properties, (certificate,)).encode().decode("ascii")
+        head = self._heads.get(place.log_number)
+        if head is None:
+            properties = properties_for(self._rules.ca_id, place.log_number, revision=self._rules.revision)
+            head = encode_pem([PEMBlock("CERTIFICATE PROPERTIES", properties.encode())]).decode("ascii")
+            self._heads[place.log_number] = head
+        pem = head + encode_pem([PEMBlock("CERTIFICATE", certificate)]).decode("ascii")
         return Issued(place.log_number, place.index, certificate, pem, not_after, item.warnings)
 
     def _reader(self, log_number: int) -> LogReader:

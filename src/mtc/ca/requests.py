@@ -74,23 +74,27 @@ class EntryRules:
         )
         object.__setattr__(self, "_after", tuple(after))
 
-    def build(self, request: IssuanceRequest, now: datetime) -> TBSCertificateLogEntry:
-        """Return what the log entry of a request certifies. Validity is inclusive: seven days end a second earlier.
+    def validity(self, request: IssuanceRequest, now: datetime) -> tuple[datetime, datetime]:
+        """Return notBefore and notAfter of a request. Both are inclusive: seven days end a second earlier.
 
-        Raises UsageError for names that cannot be encoded, or a lifetime that is none.
+        Raises UsageError for a lifetime that is none.
         """
         lifetime = self.profile.default_lifetime if request.lifetime is None else request.lifetime
         if lifetime < _SECOND:
             raise UsageError(Reason.USAGE, "a certificate lives at least one second")
-        if request.not_before is None:
+        not_before = request.not_before
+        if not_before is None:
             not_before = now.replace(microsecond=0) - self.profile.backdating
-        else:
-            not_before = request.not_before
+        return not_before, not_before + lifetime - _SECOND
+
+    def build(self, request: IssuanceRequest, not_before: datetime, not_after: datetime) -> TBSCertificateLogEntry:
+        """Return what the log entry of a request certifies. Raises UsageError for names that cannot be encoded."""
         extensions = (
             *self._before,
             encode_subject_alt_name(request.dns_names, request.ip_addresses, is_critical=True),
             *self._after,
         )
+        lifetime = not_after - not_before + _SECOND
         if lifetime > self.profile.crl_pointer_above and self.crl_url is not None:
             extensions = (*extensions, encode_crl_distribution_points(self.crl_url))
         return TBSCertificateLogEntry.build(
@@ -99,7 +103,7 @@ class EntryRules:
             subject=encode_name(),
             spki=request.spki,
             not_before=not_before,
-            not_after=not_before + lifetime - _SECOND,
+            not_after=not_after,
             extensions=extensions,
         )
 

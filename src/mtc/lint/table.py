@@ -280,7 +280,7 @@ LINT_RULES: dict[LintCode, LintRule] = {
         "the decoded label holds only code points that this Python's Unicode knows", "RFC 5892 3"
     ),
     LintCode.DNS_WILDCARD: _both("`*` is the whole leftmost label or does not occur", "BR 1.6.1, Wildcard Domain Name"),
-    LintCode.DNS_WILDCARD_TOO_WIDE: _both("at least two labels stand behind `*`", "RFC 6125 7.2; BR 3.2.2.6"),
+    LintCode.DNS_WILDCARD_TOO_WIDE: _both("at least two labels stand behind `*`", "RFC 9525 7.1; BR 3.2.2.6"),
     LintCode.DNS_WILDCARD_SUFFIX: _public("no name of `public_suffixes` stands behind `*`", "BR 3.2.2.6"),
     LintCode.DNS_IS_ADDRESS: _both(
         "a dNSName is no IP address: its last label is no number", "RFC 1123 2.1; RFC 3696 2"

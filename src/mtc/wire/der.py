@@ -8,6 +8,7 @@ Spec: ITU-T X.690, "Distinguished Encoding Rules"; RFC 5280 for times.
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from functools import lru_cache
 
 from mtc.errors import FormatError, Reason, UsageError
 
@@ -200,6 +201,7 @@ def _tag_name(tag: int | None) -> str:
         return f"tag 0x{tag:02x}"
 
 
+@lru_cache(maxsize=1024)
 def decode_oid(contents: bytes) -> str:
     """Return the dotted form of an OBJECT IDENTIFIER's content octets. Raises FormatError (BAD_OID, TOO_LARGE)."""
     if len(contents) > MAX_OID_BYTES:
@@ -281,6 +283,7 @@ def encode_utf8_string(value: str) -> bytes:
     return encode_tlv(Tag.UTF8_STRING, value.encode())
 
 
+@lru_cache(maxsize=1024)
 def encode_oid(dotted: str) -> bytes:
     """Return an OBJECT IDENTIFIER. Raises UsageError when `dotted` is not one."""
     parts = dotted.split(".")
@@ -292,6 +295,7 @@ def encode_oid(dotted: str) -> bytes:
     return encode_tlv(Tag.OID, b"".join(map(encode_base128, (40 * first + second, *rest))))
 
 
+@lru_cache(maxsize=256)
 def encode_time(moment: datetime) -> bytes:
     """Return a UTCTime for years 1950 to 2049, a GeneralizedTime otherwise, as RFC 5280 asks.
 

@@ -6,7 +6,7 @@ one run of the next level. So there are few runs, and each key is merged a few t
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -25,11 +25,11 @@ class LedgerLimits:
     many full pages may wait for sealing before a round has to wait. cached_bytes: of sealed objects kept in memory.
     """
 
-    page_entries: int = 65_536
+    page_entries: int = 32_768
     page_rounds: int = 512
     fan_out: int = 8
     bucket_records: int = 65_536
-    backlog: int = 3
+    backlog: int = 2
     cached_bytes: int = 8 << 20
 
 
@@ -58,19 +58,30 @@ def plan_seal(
         page_key(log_number, start, end): Page.encode(rounds),
         table_key(log_number, start, end): KeyTable.encode(start, keys),
     }
-    records = kernel.key_records(keys, start)
+    run, key_filter, made = index_keys(kernel, limits, log_number, start, end, keys)
     runs, filters = manifest.runs, {}
-    if records:
-        count = len(records) // RECORD_BYTES
-        run = Run(start, end, 0, count, bucket_bits(count, limits))
-        for bucket in range(1 << run.bucket_bits):
-            objects[run.bucket_key(log_number, bucket)] = slice_bucket(records, bucket, run.bucket_bits)
-        key_filter = kernel.key_filter(count)
-        key_filter.add_many(records)
-        objects[run.filter_key(log_number)] = key_filter.encode()
+    if run.count:
         runs, filters = (*runs, run), {run: key_filter}
+        objects |= made
     following = replace(_next(manifest), page_ends=manifest.page_ends + array("Q", [end]), runs=runs)
     return Step(following, objects, filters)
+
+
+def index_keys(  # noqa: PLR0913 - a page and where it belongs
+    kernel: Kernel, limits: LedgerLimits, log_number: int, start: int, end: int, keys: Sequence[bytes]
+) -> tuple[Run, KeyFilter, dict[str, bytes]]:
+    """Return the run of level 0 over the keys of the page [start, end), its filter, and its objects by key."""
+    records = kernel.key_records(keys, start)
+    count = len(records) // RECORD_BYTES
+    run = Run(start, end, 0, count, bucket_bits(count, limits))
+    key_filter = kernel.key_filter(count)
+    key_filter.add_many(records)
+    objects = {
+        run.bucket_key(log_number, bucket): slice_bucket(records, bucket, run.bucket_bits)
+        for bucket in range(1 << run.bucket_bits)
+    }
+    objects[run.filter_key(log_number)] = key_filter.encode()
+    return run, key_filter, objects
 
 
 def plan_merge(manifest: Manifest, limits: LedgerLimits) -> tuple[Run, ...]:
@@ -194,6 +205,31 @@ def order_rounds(log_number: int, start: int, tree_size: int, rounds: Iterable[S
             got=at,
         )
     return ordered
+
+
+def chain_pages(log_number: int, spans: Iterable[tuple[int, int]], tables: Collection[int]) -> tuple[list[int], int]:
+    """Return the sizes from the start of the first page to the end of the last one, and where the keys begin.
+
+    spans: [start, end) of the pages that were found; of two with one start the longer one counts. tables: the starts of
+    the tables of keys that were found; only those of the first pages may be missing, because they were pruned. Raises
+    ConflictError for pages that do not follow each other and for missing tables.
+    """
+    sizes: list[int] = []
+    keys_from = 0
+    for start, end in sorted(dict(sorted(spans)).items()):
+        if not sizes:
+            sizes = [start]
+            keys_from = start
+        if start != sizes[-1]:
+            raise hole(log_number, sizes[-1], start)
+        if start in tables:
+            sizes.append(end)
+            continue
+        if keys_from != start:
+            raise hole(log_number, start, end)
+        sizes.append(end)
+        keys_from = end
+    return sizes, keys_from
 
 
 def hole(log_number: int, at: int, found: int) -> ConflictError:

@@ -248,6 +248,14 @@ class Manifest:
         return Manifest(generation, start, ends, runs, keys_from, dead_runs, dead_from)
 
 
+def parse_interval(key: str) -> tuple[int, int]:
+    """Return [start, end) of the key of a page or a table of keys. Raises FormatError."""
+    start, _, end = key.rpartition("/")[2].partition("-")
+    if not (start.isdecimal() and end.isdecimal()) or not int(start) < int(end) <= MAX_TREE_SIZE:
+        raise FormatError(Reason.BAD_NAME, f"{key} is no object of a ledger", key=key)
+    return int(start), int(end)
+
+
 def manifest_prefix(log_number: int) -> str:
     """Return what the keys of a log's manifests begin with."""
     return f"{ledger_prefix(log_number)}manifest/"

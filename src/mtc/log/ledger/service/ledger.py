@@ -13,6 +13,7 @@ from mtc.log.ledger.memory import View, renewed
 from mtc.log.ledger.pages import KeyTable, Manifest, Run, manifest_key, page_key, table_key
 from mtc.log.ledger.service.checking import find_faults
 from mtc.log.ledger.service.objects import LedgerObjects, MissingError, lost
+from mtc.log.ledger.service.rebuilding import rebuild_index
 from mtc.log.ledger.service.sealing import Sealer
 from mtc.store import ObjectStore
 
@@ -66,6 +67,19 @@ class Ledger:
         """
         key = manifest_key(log_number, 1)
         await store.put({key: protect(key, Manifest(1, start, keys_from=start, dead_from=start).encode())})
+
+    @staticmethod
+    async def rebuild(
+        store: ObjectStore, log_number: int, *, limits: LedgerLimits | None = None, kernel: Kernel | None = None
+    ) -> None:
+        """Make the index and the manifest anew, after one of their objects was damaged or lost. Nobody may write.
+
+        Raises FormatError for a table of keys that is damaged, ConflictError where pages or tables are missing: nothing
+        replaces those but a backup.
+        """
+        limits = limits or LedgerLimits()
+        objects = LedgerObjects(store, log_number, limits.cached_bytes)
+        await rebuild_index(objects, limits, kernel or active_kernel())
 
     @property
     def tree_size(self) -> int:

@@ -132,7 +132,7 @@ class Sealer:
 
     async def relieve(self) -> None:
         """Wait until no more full segments wait for sealing than may."""
-        while len(self.segments) > self._limits.backlog:
+        while len(self.segments) > self._limits.backlog + 1:
             self.check_running()
             if self._task is None or self._task.done():
                 await self.work(may_merge=False)
