@@ -215,6 +215,7 @@ def subject_cases() -> Iterator[Case]:
         (LintCode.CN_MALFORMED, encode_name(CN="a" * 65)),
         (LintCode.CN_MALFORMED, encode_name(CN="")),
         (LintCode.CN_MALFORMED, number),
+        (LintCode.CN_MALFORMED, encode_name(CN="aa").replace(b"aa", b"\xff\xff")),
         (LintCode.CN_NOT_IN_SAN, encode_name(CN="other.example.com")),
         (LintCode.CN_NOT_IN_SAN, encode_name(CN="192.0.2.2")),
     ):
@@ -331,6 +332,8 @@ def extension_cases() -> Iterator[Case]:
         (LintCode.ISSUER_ALT_NAME, Extension(ISSUER_ALT_NAME_OID, encode_sequence(encode_tlv(0x82, b"ca.example")))),
     ):
         yield case(code, entry=make_entry(extension))
+    empty = Extension(SUBJECT_KEY_ID_OID, encode_octet_string(b""))
+    yield case(LintCode.EXTENSIONS_MALFORMED, entry=make_entry(empty), rules=PRIVATE)
     own = replace(PRIVATE, allowed_extensions=PRIVATE.allowed_extensions | {"1.3.6.1.4.1.32473.9"})
     unknown = Extension("1.3.6.1.4.1.32473.9", b"\x05\x00", is_critical=True)
     yield case(LintCode.EXTENSION_UNKNOWN_CRITICAL, entry=make_entry(unknown), rules=own)

@@ -1,6 +1,7 @@
 """Certificate requests and public key files: what is taken from them, and what is refused with which advice."""
 
 from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,9 +15,20 @@ from tests.lint_cases import PRIVATE, make_entry
 from tests.makers import LEAF_SPKI, NOW, make_key
 
 from mtc.ca.csr import CSR, MAX_CSR_BYTES, MAX_CSR_NAMES, parse_csr, parse_public_key_file
+from mtc.cert import Extension, encode_extensions
 from mtc.errors import Error, FormatError, Reason, SignatureError
 from mtc.lint import LintCode, Severity, lint_entry
-from mtc.wire import PEMBlock, encode_pem, encode_sequence, parse_pem
+from mtc.wire import (
+    PEMBlock,
+    encode_bit_string,
+    encode_integer,
+    encode_oid,
+    encode_pem,
+    encode_sequence,
+    encode_set,
+    encode_tlv,
+    parse_pem,
+)
 
 # Made with OpenSSL 3.0.19: openssl req -new -subj /CN=www.example.com -addext "subjectAltName=DNS:www.example.com,
 # DNS:*.example.com,IP:192.0.2.1,email:a@example.com" -addext "basicConstraints=CA:TRUE"; its private key is lost.
@@ -82,6 +94,18 @@ def request(name: str = "p-256", *names: x509.GeneralName, subject: str | None =
     return builder.sign(KEYS[name], digest).public_bytes(DER)
 
 
+def signed(*extensions: Extension, version: int = 0) -> bytes:
+    """Return a certificate request with any extensions in two attributes, signed by hand."""
+    requests = (
+        encode_sequence(encode_oid("1.2.840.113549.1.9.14"), encode_set(encode_extensions([extension])))
+        for extension in extensions
+    )
+    attributes = encode_tlv(0xA0, b"".join(requests)) if extensions else b""
+    info = encode_sequence(encode_integer(version), encode_sequence(), public_key("p-256"), attributes)
+    signature = KEYS["p-256"].sign(info, ec.ECDSA(hashes.SHA256()))
+    return encode_sequence(info, encode_sequence(encode_oid("1.2.840.10045.4.3.2")), encode_bit_string(signature))
+
+
 def public_key(name: str) -> bytes:
     """Return the SubjectPublicKeyInfo of a key of these tests."""
     spki: bytes = KEYS[name].public_key().public_bytes(DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -139,7 +163,7 @@ def test_a_request_signed_by_another_key_is_refused(name: str) -> None:
 
 
 def test_what_a_request_has_beside_names_is_passed_over() -> None:
-    """Attributes other than extensions, and a request without any, are fine; the challenge password is not looked at."""
+    """Attributes other than extensions, and a request without any, are fine; the password is not looked at."""
     assert parse_csr(request(challenge=True)) == CSR(public_key("p-256"))
     usage = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CODE_SIGNING])
     csr = parse_csr(request("p-256", x509.RFC822Name("a@example.com"), subject="B\u00fccher", extensions=[usage]))
@@ -147,16 +171,40 @@ def test_what_a_request_has_beside_names_is_passed_over() -> None:
     assert csr.extension_oids == ("2.5.29.37",)
 
 
-def test_a_weak_hash_is_refused_or_read_but_never_crashes() -> None:
-    """A request signed with SHA-1 is decided by the library; whatever it decides, the answer is one of ours."""
+@pytest.mark.parametrize("last", [1, 9])
+def test_a_signature_of_another_algorithm_proves_nothing(last: int) -> None:
+    """ECDSA with SHA-1, and an algorithm that nobody knows, are refused with the algorithms that are accepted."""
     der = request("p-256", x509.DNSName("a.example.com"))
-    weak = der.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d040301"))
-    with pytest.raises(SignatureError):
-        parse_csr(weak)
-    unknown = der.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d040309"))
+    changed = der.replace(bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d0403") + bytes((last,)))
+    assert changed != der
     with pytest.raises(SignatureError) as caught:
-        parse_csr(unknown)
+        parse_csr(changed)
     assert caught.value.reason is Reason.UNSUPPORTED
+    assert "SHA-256" in caught.value.message
+
+
+def san(*names: tuple[int, bytes]) -> Extension:
+    """Return a subjectAltName with any names, by tag and contents."""
+    return Extension("2.5.29.17", encode_sequence(*(encode_tlv(*name) for name in names)))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (signed(version=1), Reason.BAD_VERSION),
+        (signed(), Reason.TRUNCATED),
+        (signed(san((0x82, b"a.example")), san((0x82, b"b.example"))), Reason.DUPLICATE_EXTENSION),
+        (signed(san((0x82, b"b\xfccher.example"))), Reason.BAD_STRING),
+        (signed(san((0x87, bytes(5)))), Reason.BAD_LENGTH),
+        (signed(Extension("2.5.29.17", b"\x30\x01\x82")), Reason.TRUNCATED),
+    ],
+    ids=count(),
+)
+def test_a_signed_request_that_is_malformed_is_refused(data: bytes, reason: Reason) -> None:
+    """Another version, no attributes, an extension twice, names that are none: each has its reason."""
+    with pytest.raises(FormatError) as caught:
+        parse_csr(data)
+    assert caught.value.reason is reason
 
 
 def test_limits_of_a_request() -> None:
@@ -223,6 +271,7 @@ def test_public_key_files_are_read(name: str) -> None:
         ),
         KEYS["ed25519"].private_bytes(PEM, serialization.PrivateFormat.OpenSSH, NO_PASSPHRASE),
     ],
+    ids=count(),
 )
 def test_a_private_key_is_refused_and_not_repeated(data: bytes) -> None:
     """A private key handed in by mistake, encrypted or not, is called that, and nothing of it is in the error."""
@@ -247,8 +296,9 @@ def test_a_private_key_is_refused_and_not_repeated(data: bytes) -> None:
         (encode_pem([PEMBlock("CERTIFICATE", LEAF_SPKI)]), Reason.BAD_PEM),
         (b"-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n", Reason.BAD_BASE64),
         (LEAF_SPKI + b"\x00", Reason.TRAILING_DATA),
-        (encode_sequence(LEAF_SPKI), Reason.BAD_TAG),
+        (encode_sequence(LEAF_SPKI), Reason.TRUNCATED),
     ],
+    ids=count(),
 )
 def test_other_files_are_no_public_keys(data: bytes, reason: Reason) -> None:
     """What is no public key is refused, and the message says how to get one where it can."""

@@ -48,7 +48,7 @@ def test_demo_files_verify_from_the_command_line(demo: Path, capsys: pytest.Capt
 
 def test_private_key_file_is_for_its_owner_only(demo: Path) -> None:
     """The private key file is created with mode 0600."""
-    assert stat.S_IMODE((demo / "ca-key.pem").stat().st_mode) == 0o600
+    assert stat.S_IMODE((demo / "ca" / "signer" / "key.pem").stat().st_mode) == 0o600
 
 
 def test_demo_runs_twice_into_the_same_folder(demo: Path) -> None:
@@ -99,4 +99,4 @@ def test_readme_names_only_commands_that_exist() -> None:
     for target in re.findall(r"^    make ([a-z]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     for command in re.findall(r"^    mtc ([a-z]+)", text, re.MULTILINE):
-        assert command in {"verify", "inspect", "trust", "bench", "demo"}
+        assert command in {"verify", "inspect", "trust", "bench", "demo", "ca", "cert", "signer", "fsck"}

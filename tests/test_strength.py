@@ -1,6 +1,7 @@
 """What makes a key too weak: definitions against brute force, and keys that others know to be weak."""
 
 import math
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -36,7 +37,7 @@ FAKE_MODULUS = int(
 )
 
 _CURVES = {KeyType.P256: ec.SECP256R1(), KeyType.P384: ec.SECP384R1(), KeyType.P521: ec.SECP521R1()}
-PUBLIC_KEYS = {
+PUBLIC_KEYS: dict[KeyType, Any] = {
     KeyType.RSA: rsa.RSAPublicNumbers(65537, SOUND_MODULUS).public_key(),
     **{name: ec.derive_private_key(7, curve).public_key() for name, curve in _CURVES.items()},
     KeyType.ED25519: ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key(),

@@ -26,6 +26,16 @@ MAX_CSR_NAMES = 1000
 
 _CSR_LABELS = frozenset({"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"})
 _EXTENSION_REQUEST = encode_oid("1.2.840.113549.1.9.14")
+_SIGNATURE_OIDS = frozenset(
+    {
+        # ECDSA, RSA (PKCS #1 v1.5) and their SHA-2; RSASSA-PSS; Ed25519; ML-DSA-44, -65, -87.
+        *(f"1.2.840.10045.4.3.{number}" for number in (2, 3, 4)),
+        *(f"1.2.840.113549.1.1.{number}" for number in (11, 12, 13)),
+        *("1.2.840.113549.1.1.10", "1.3.101.112"),
+        *(f"2.16.840.1.101.3.4.3.{number}" for number in (17, 18, 19)),
+    }
+)
+"""Signatures that count as proof of possession; none with MD5 or SHA-1."""
 _COMMON_NAME_OID = "2.5.4.3"
 _TEXT_TAGS = (Tag.UTF8_STRING, Tag.PRINTABLE_STRING, Tag.IA5_STRING)
 _DNS_TAG, _IP_TAG = 0x82, 0x87
@@ -80,7 +90,7 @@ def parse_csr(data: bytes) -> CSR:
     request = reader.enter(Tag.SEQUENCE)
     reader.finish()
     info = request.enter(Tag.SEQUENCE)
-    request.read_tlv(Tag.SEQUENCE)
+    algorithm = request.enter(Tag.SEQUENCE).read_oid()
     request.read_bit_string()
     request.finish()
     if info.read_integer() != 0:
@@ -90,6 +100,8 @@ def parse_csr(data: bytes) -> CSR:
     split_spki(spki)
     extensions = _read_extensions(info)
     info.finish()
+    if algorithm not in _SIGNATURE_OIDS:
+        raise _unsupported()
     _verify_possession(der)
     oids = [extension.oid for extension in extensions]
     if len(set(oids)) != len(oids):
@@ -191,9 +203,6 @@ def _read_common_name(subject: bytes) -> str | None:
 
 def _read_extensions(info: DERReader) -> tuple[Extension, ...]:
     """Return the extensions that a request asks for, from its attributes; other attributes are passed over."""
-    if info.is_empty:
-        # Attributes are not optional in RFC 2986, but older tools leave an empty set away.
-        return ()
     attributes = info.enter(0xA0)
     extensions: tuple[Extension, ...] = ()
     while not attributes.is_empty:
@@ -244,15 +253,20 @@ def _verify_possession(der: bytes) -> None:
             warnings.simplefilter("ignore")
             is_signed = x509.load_der_x509_csr(der).is_signature_valid
     except UnsupportedAlgorithm:
-        raise SignatureError(
-            Reason.UNSUPPORTED,
-            "the certificate request has a key or a signature of an algorithm that is not accepted here; "
-            "use ECDSA, RSA, Ed25519 or ML-DSA, with SHA-256 or better",
-        ) from None
-    except (ValueError, TypeError) as error:
+        raise _unsupported() from None
+    except Exception as error:  # noqa: BLE001 - the library raises various types for what it cannot read
         raise FormatError(Reason.BAD_KEY, f"the certificate request cannot be read: {str(error)[:200]}") from None
     if not is_signed:
         raise SignatureError(
             Reason.BAD_SIGNATURE,
             "the certificate request is not signed with the private key of its public key; make it again",
         )
+
+
+def _unsupported() -> SignatureError:
+    """Make the error for a request whose signature is of an algorithm that proves nothing here."""
+    return SignatureError(
+        Reason.UNSUPPORTED,
+        "the certificate request has a key or a signature of an algorithm that is not accepted here; "
+        "use ECDSA, RSA, Ed25519 or ML-DSA, with SHA-256 or better",
+    )

@@ -164,7 +164,8 @@ class Run:
         return [*buckets, self.filter_key(log_number)]
 
     def _prefix(self, log_number: int) -> str:
-        return f"{ledger_prefix(log_number)}run/{_interval(self.start, self.end)}/"
+        # With the number of buckets, so that a run that is cut otherwise never mixes with this one.
+        return f"{ledger_prefix(log_number)}run/{_interval(self.start, self.end)}-{self.bucket_bits}/"
 
 
 @dataclass(frozen=True, slots=True)

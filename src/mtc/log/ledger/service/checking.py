@@ -41,8 +41,8 @@ async def find_faults(objects: LedgerObjects, manifest: Manifest, kernel: Kernel
         elif records:
             yield _misfit(key, "keys that no run covers")
     for run, (count, total) in wanted.items():
-        async for error in _faults_of_run(objects, manifest, kernel, run, count, total):
-            yield error
+        async for fault in _faults_of_run(objects, manifest, kernel, run, count, total):
+            yield fault
 
 
 async def _faults_of_run(  # noqa: PLR0913 - a run and what is expected of it

@@ -2,6 +2,7 @@
 
 import asyncio
 from array import array
+from itertools import pairwise
 
 from mtc.kernel import Kernel
 from mtc.log.ledger.formats import ledger_prefix, protect
@@ -29,7 +30,7 @@ async def rebuild_index(objects: LedgerObjects, limits: LedgerLimits, kernel: Ke
     spans = [parse_interval(key) for key in await store.list_keys(f"{ledger_prefix(number)}page/")]
     tables = [parse_interval(key)[0] for key in await store.list_keys(f"{ledger_prefix(number)}keys/")]
     sizes, keys_from = chain_pages(number, spans, tables)
-    pages = [(start, end) for start, end in zip(sizes, sizes[1:], strict=False) if start >= keys_from]
+    pages = [(start, end) for start, end in pairwise(sizes) if start >= keys_from]
     runs: list[Run] = []
     old_runs = await store.list_keys(f"{ledger_prefix(number)}run/")
     for start, end in pages:
