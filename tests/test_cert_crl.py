@@ -46,6 +46,7 @@ from mtc.wire import (
     encode_explicit,
     encode_integer,
     encode_octet_string,
+    encode_oid,
     encode_pem,
     encode_sequence,
     encode_time,
@@ -212,6 +213,18 @@ def test_the_format_is_as_it_is_written_down() -> None:
     assert encode_tbs_crl(PLAIN) == raw(revoked=revoked)
 
 
+def test_the_documented_example_is_what_is_written() -> None:
+    """The bytes in docs/revocation.md are those of the list that it describes, and its OID's are right."""
+    text = (Path(__file__).parents[1] / "docs" / "revocation.md").read_text("utf-8")
+    ranges = SerialRanges([(FIRST + 7, FIRST + 8), (FIRST + 16, FIRST + 32), (5 * FIRST, SERIAL_LIMIT)])
+    tbs = encode_tbs_crl(replace(RANGES, ranges=ranges, min_serial=FIRST + 5))
+    blocks = [block.replace("\n", "") for block in text.split("```")[1::2]]
+    (value,) = (bytes.fromhex(block) for block in blocks if block.startswith("304"))
+    assert Extension(REVOCATION_RANGES_OID, value, is_critical=True).encode() in tbs
+    assert encode_oid(REVOCATION_RANGES_OID).hex() in text
+    assert f"2 25 {REVOCATION_RANGES_OID.removeprefix('2.25.')} " in text
+
+
 @pytest.mark.parametrize(
     ("tbs", "cause"),
     [
@@ -289,7 +302,7 @@ def test_values_that_cannot_be_are_not_built() -> None:
     """Ranges come with a minimum serial number and without single ones."""
     for change in ({"ranges": SerialRanges()}, {"min_serial": 1}, {"ranges": SerialRanges(), "min_serial": 0}):
         with pytest.raises(FormatError):
-            replace(PLAIN, **change)  # type: ignore[arg-type]  # any field
+            replace(PLAIN, **change)
 
 
 def refusal(crl: CertificateRevocationList, key: Verifier, name: bytes, now: datetime) -> Error:
@@ -352,7 +365,7 @@ def small_list(number: int, ranges: Sequence[Sequence[int]], least: int) -> Revo
 
 @given(SMALL, st.integers(0, 9), SMALL, st.integers(0, 9))
 def test_a_successor_revokes_no_less(one: list[list[int]], low: int, two: list[list[int]], high: int) -> None:
-    """A newer list is taken exactly when its minimum does not fall and it holds every serial number of the older one."""
+    """A newer list is taken exactly when its minimum does not fall and it holds all that the older one holds."""
 
     def held(ranges: list[list[int]], least: int) -> set[int]:
         return set(range(least)) | {serial for start, end in ranges for serial in range(start, end)}

@@ -102,7 +102,7 @@ def test_ca_certificate_and_trust_store_are_recognised(demo_folder: Path) -> Non
     assert authority["fields"]["minimum serial"] == "281474976710656 (log 1, entry 0)"
     store = as_json((demo_folder / "trust.json").read_bytes())
     assert store["kind"] == "trust-store"
-    assert store["parts"][0]["fields"]["policy quorum"] == "1 of 32473.9.1"
+    assert store["parts"][0]["fields"]["policy requires"] == "32473.1"
 
 
 def test_older_certificate_is_an_exhibit() -> None:
@@ -198,7 +198,7 @@ def test_unknown_bytes_are_refused_with_what_was_tried(data: bytes, expected: st
 
 def test_private_key_is_not_shown(demo_folder: Path) -> None:
     """A private key is recognised and not shown."""
-    key = (demo_folder / "ca-key.pem").read_bytes()
+    key = (demo_folder / "ca" / "signer" / "key.pem").read_bytes()
     with pytest.raises(FormatError) as caught:
         recognise(key)
     assert "private key" in caught.value.message

@@ -15,6 +15,7 @@ from mtc.kernel import FINGERPRINT_BYTES, RECORD_BYTES
 from mtc.kernel._python import PythonKernel
 from mtc.log.ledger import LedgerLimits, Manifest, SignedRound, ledger_prefix
 from mtc.log.ledger.formats import open_object, protect
+from mtc.log.ledger.memory import ObjectCache
 from mtc.log.ledger.pages import KeyTable, Page, manifest_key
 from mtc.log.ledger.service import Ledger
 from mtc.merkle import Subtree
@@ -196,6 +197,114 @@ def test_keys_are_found_while_runs_are_merged() -> None:
                 assert await ledger.find(keys) == {key_of(index): index for index in range(0, old + 8, 3)}
         await ledger.settle()
         await check_all(ledger, 400)
+
+    asyncio.run(run())
+
+
+class HookedStore(MemoryStore):
+    """A store in which something happens while the next object of a kind is fetched, after its bytes were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind = ""
+        self.hook: Callable[[], Awaitable[None]] | None = None
+        self.is_late = True
+
+    async def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the objects as they were before the hook, or after it."""
+        found = await super().fetch(keys)
+        hook = self.hook
+        if hook is not None and any(self.kind in key for key in keys):
+            self.hook = None
+            await hook()
+            if not self.is_late:
+                found = await super().fetch(keys)
+        return found
+
+
+def test_a_bucket_that_is_merged_while_it_is_wanted() -> None:
+    """A look-up whose run is merged and discarded under its hands finds the key in the merged run."""
+
+    async def run() -> None:
+        store = HookedStore()
+        await record_all(await Ledger.open(store, LOG, 0, limits=replace(SMALL, fan_out=99)), range(0, 81, 8))
+        ledger = await Ledger.open(store, LOG, 80, limits=SMALL)
+        store.kind, store.hook, store.is_late = "/run/", ledger.settle, False
+        assert await ledger.find([key_of(3), key_of(77), b"new"]) == {key_of(3): 3, key_of(77): 77}
+        assert store.hook is None
+        assert len(ledger.manifest.runs) == 2
+
+    asyncio.run(run())
+
+
+def test_a_page_that_is_renewed_while_it_is_read_is_not_kept() -> None:
+    """Who reads a page while it is written again may get the old rounds once, and the new ones from then on."""
+
+    async def run() -> None:
+        store = HookedStore()
+        ledger = await Ledger.open(store, LOG, 0, limits=replace(SMALL, cached_bytes=1 << 20))
+        await record_all(ledger, [0, 8])
+        fresh = make_round(0, 8, version=1)
+        reader = await Ledger.open(store, LOG, 8, limits=replace(SMALL, cached_bytes=1 << 20))
+        store.kind, store.hook = "/page/", lambda: reader.replace_rounds([fresh])
+        await reader.round_of(0)
+        assert store.hook is None
+        assert await reader.round_of(0, has_keys=True) == fresh
+
+    asyncio.run(run())
+
+
+def test_what_is_renewed_while_a_page_is_in_doubt_is_in_the_page() -> None:
+    """A round that is renewed after the answer about its page was lost is renewed in the page."""
+
+    async def run() -> None:
+        store = FailingStore()
+        ledger = await Ledger.open(store, LOG, 0, limits=SMALL)
+        # Writes: the round, the objects of the page, its manifest.
+        store.plan.fail_write(2, Failure.KEPT)
+        await ledger.record(make_round(0, 8))
+        await ledger.close()
+        fresh = make_round(0, 8, version=1)
+        await ledger.replace_rounds([fresh])
+        await ledger.settle()
+        again = await Ledger.open(store, LOG, 8, limits=SMALL)
+        assert await again.round_of(0, has_keys=True) == fresh
+
+    asyncio.run(run())
+
+
+def test_a_round_waits_while_too_many_pages_wait() -> None:
+    """However fast rounds come, only so many full pages wait in memory for sealing."""
+
+    async def run() -> None:
+        ledger = await Ledger.open(MemoryStore(), LOG, 0, limits=SMALL)
+        for old in range(0, 800, 8):
+            await ledger.record(make_round(old, old + 8))
+            assert ledger.tree_size - ledger.manifest.end <= 8 * (SMALL.backlog + 2)
+        await ledger.settle()
+        await check_all(ledger, 800)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("below", [0, 7, 8, 9, 39, 40, 41, 72, 80, 999])
+def test_pruning_forgets_whole_pages_only(below: int) -> None:
+    """Keys of pages that end at or below the index are forgotten, all others stay, also when runs are merged later."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        ledger = await Ledger.open(store, LOG, 0, limits=SMALL)
+        await record_all(ledger, range(0, 81, 8))
+        await ledger.prune(below)
+        cut = min(below // 8 * 8, 80)
+        for size in (80, 88, 160, 400):
+            if size > 80:
+                await record_all(ledger, range(ledger.tree_size, size + 1, 8))
+            known = {key_of(index): index for index in range(cut, size)}
+            assert await ledger.find([key_of(index) for index in range(size)]) == known
+        assert sum(run.count for run in ledger.manifest.runs) <= 400 - cut + 32
+        assert [fault async for fault in ledger.find_faults()] == []
+        assert [key for key in store.objects if "/keys/" in key and int(key.rpartition("-")[2]) <= cut] == []
 
     asyncio.run(run())
 
@@ -692,6 +801,29 @@ def test_rounds_and_pages_round_trip() -> None:
     assert table.keys_of(4, 6) == [b"", b"bcd"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 300])
+def test_few_and_many_candidates_are_confirmed_alike(count: int) -> None:
+    """However many are asked for, exactly those keys match that are the keys of their entries."""
+    keys = [key_of(index) if index % 3 else b"" for index in range(100, 500)]
+    table = KeyTable.parse(KeyTable.encode(100, keys))
+    wrong = [(key_of(101), 102), (key_of(50), 50), (key_of(600), 600), (b"other", 101), (key_of(102), 2)]
+    right = [(key_of(index), index) for index in range(100, 100 + count) if index % 3]
+    assert table.matches([*right, *wrong[: max(count, 1)]]) == dict(right)
+
+
+def test_a_cache_keeps_what_was_asked_for_last() -> None:
+    """A cache never holds more bytes than it may; what was not asked for longest goes first."""
+    cache = ObjectCache(10)
+    for name in "abc":
+        cache.keep(name, name, 4)
+    assert [cache.find(name) for name in "abc"] == [None, "b", "c"]
+    cache.find("b")
+    cache.keep("d", "d", 4)
+    assert [cache.find(name) for name in "bcd"] == ["b", None, "d"]
+    cache.keep("b", "larger", 11)
+    assert [cache.find(name) for name in "bd"] == [None, "d"]
+
+
 def test_rounds_that_cannot_be_are_refused() -> None:
     """A round has no key outside of its entries, no two keys of one entry, no empty and no long key."""
     for indices in ({b"a": 4}, {b"a": 10}, {b"a": 5, b"b": 5}, {b"": 5}, {b"a" * 256: 5}):
@@ -715,6 +847,10 @@ def test_manifests_that_contradict_themselves_are_refused() -> None:
         store.objects[key] = protect(key, good.encode())
         with pytest.raises(FormatError, match="another manifest"):
             await Ledger.open(store, LOG, 40, limits=SMALL)
+        name = SignedRound.key_of(LOG, 41)
+        store.objects = {name: protect(name, make_round(0, 4).encode())}
+        with pytest.raises(FormatError, match="another round"):
+            await Ledger.open(store, LOG, 44, limits=SMALL)
         ends = good.page_ends
         for changes in (
             {"page_ends": ends[::-1]},

@@ -5,13 +5,14 @@ import errno
 import multiprocessing
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mtc.errors import ConflictError, Reason, StorageError, UsageError
-from mtc.store import FileStore, MemoryRegister, MemoryStore, ObjectStore, Register, SQLiteRegister
+from mtc.store import FileStore, MemoryRegister, MemoryStore, ObjectStore, Register, SQLiteRegister, open_storage
 from mtc.testing import (
     FailingRegister,
     FailingStore,
@@ -119,11 +120,12 @@ def test_file_store_has_one_writer(tmp_path: Path) -> None:
 def test_temporary_files_of_a_crash_are_removed(tmp_path: Path) -> None:
     """Opening for writing removes what a crash left, and nothing else."""
     (tmp_path / "tile" / "0").mkdir(parents=True)
-    (tmp_path / "tile" / "0" / ".tmp-1-2").write_bytes(b"half")
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "1-2").write_bytes(b"half")
     (tmp_path / "tile" / "0" / "000").write_bytes(b"whole")
     store = FileStore.open(tmp_path)
     assert asyncio.run(store.list_keys()) == ["tile/0/000"]
-    assert not (tmp_path / "tile" / "0" / ".tmp-1-2").exists()
+    assert not list((tmp_path / ".tmp").iterdir())
     store.close()
 
 
@@ -134,7 +136,7 @@ def test_every_file_and_folder_is_synced_before_put_returns(tmp_path: Path, monk
     real_fsync, real_link = os.fsync, os.link
 
     def fsync(handle: int) -> None:
-        events.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        events.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().parent.name}")
         real_fsync(handle)
 
     def link(source: Path, target: Path) -> None:
@@ -145,26 +147,58 @@ def test_every_file_and_folder_is_synced_before_put_returns(tmp_path: Path, monk
     monkeypatch.setattr(os, "link", link)
     asyncio.run(store.put({"tile/0/000": b"x"}))
     store.close()
-    names = [event.split()[1] for event in events]
-    assert events[1] == "link 000"
-    assert names[0].startswith(".tmp-")
-    assert set(names[2:]) == {tmp_path.name, "tile", "0"}
+    assert events[:2] == ["sync .tmp", "link 000"]
+    assert set(events[2:]) == {f"sync {tmp_path.parent.name}", f"sync {tmp_path.name}", "sync tile"}
 
 
-def test_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a file cannot be synced, put raises StorageError, nothing is stored, and no temporary file stays."""
+@pytest.mark.parametrize("count", [2, 40], ids=["one thread", "several threads"])
+def test_full_disk_is_a_storage_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """When a file cannot be synced, put raises StorageError with the cure, nothing is stored, and then it works."""
     store = FileStore.open(tmp_path)
+    objects = {f"k{number}": b"1" for number in range(count)}
 
     def fsync(_handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(StorageError, match="no space left on device"):
-        asyncio.run(store.put({"a": b"1", "b": b"2"}))
+    with pytest.raises(StorageError, match="no space left on device; free some"):
+        asyncio.run(store.put(objects))
     monkeypatch.undo()
     assert asyncio.run(store.list_keys()) == []
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".tmp"]
+    assert not list((tmp_path / ".tmp").iterdir())
+    asyncio.run(store.put(objects))
+    assert asyncio.run(store.list_keys()) == sorted(objects)
     store.close()
+
+
+def test_private_objects_are_for_the_owner(tmp_path: Path) -> None:
+    """What lies below private/ has mode 0600 in folders of 0700; the rest may be read by everybody."""
+    store = FileStore.open(tmp_path)
+    asyncio.run(store.put({"private/staging/1/x": b"1", "public/1/checkpoint": b"2"}))
+    store.close()
+
+    def mode(name: str) -> int:
+        return stat.S_IMODE((tmp_path / name).stat().st_mode)
+
+    assert [mode(name) for name in ("private", "private/staging", "private/staging/1/x")] == [0o700, 0o700, 0o600]
+    assert [mode(name) & 0o444 for name in ("public/1", "public/1/checkpoint")] == [0o444, 0o444]
+
+
+def test_storage_is_named_by_a_url(tmp_path: Path) -> None:
+    """`file:` opens a folder relative to the configuration's; another scheme is refused, and so is a second writer."""
+    storage = open_storage("file:state", tmp_path)
+    asyncio.run(storage.objects.put({"a": b"1"}))
+    assert (tmp_path / "state" / "a").read_bytes() == b"1"
+    with pytest.raises(StorageError, match="in use"):
+        open_storage("file:state", tmp_path)
+    storage.close()
+    open_storage("file:state", tmp_path).close()
+    for url in ("s3:bucket", "state", "file:"):
+        with pytest.raises(UsageError, match="names no storage"):
+            open_storage(url, tmp_path)
 
 
 def _swap_many(path: Path, count: int, results: "multiprocessing.Queue[int]") -> None:

@@ -1,25 +1,32 @@
 """Objects as files below one folder, under their keys as paths.
 
-Crash meaning: a file appears under its name only after its bytes are on the medium (fsync of a temporary file, then
-link or rename), and `put` returns only after the folders that name it are (fsync of each). A crash leaves temporary
-files, named `.tmp-…`, which the next open removes.
+Crash meaning: a file appears under its name only after its bytes are on the medium (a temporary file, synced, then link
+or rename), and `put` returns only after the folders that name it are. A crash leaves temporary files in `.tmp`, which
+the next open removes.
 """
 
 import asyncio
-import fcntl
+import errno
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from mtc.errors import ConflictError, Reason, StorageError, UsageError
 from mtc.store.contract import check_key
+from mtc.store.filesystem import FileSystem, LocalFiles
 
-_TEMPORARY = ".tmp-"
+_TEMPORARY = ".tmp"
 _LOCK = ".lock"
+_FEW = 4
+"""Files that are written without threads: starting those costs more."""
 
 _Result = TypeVar("_Result")
+
+PRIVATE_PREFIX = "private/"
+"""Objects below are for the owner of the folder alone; all others may be read by everybody."""
 
 
 class FileStore:
@@ -29,43 +36,57 @@ class FileStore:
     for writing takes an exclusive lock, which the kernel drops when the process dies.
     """
 
-    def __init__(self, folder: Path, lock: int | None) -> None:
+    def __init__(self, folder: Path, files: FileSystem, unlock: Callable[[], None] | None) -> None:
         """Use `open`."""
         self._folder = folder
-        self._lock = lock
+        self._files = files
+        self._unlock = unlock
         self._numbers = itertools.count()
+        self._workers = ThreadPoolExecutor(files.workers, "mtc-files") if files.workers > 1 else None
+        # Folders that are known to be there, and were synced; they never go away while this process has the lock.
+        self._known: set[Path] = set()
 
     @staticmethod
-    def open(folder: Path, *, is_writer: bool = True) -> "FileStore":
-        """Open a folder, made if it is not there. Raises StorageError when another process writes to it."""
+    def open(folder: Path, *, is_writer: bool = True, files: FileSystem | None = None) -> "FileStore":
+        """Open a folder, made if it is not there. files: the system calls, of this machine by default.
+
+        Raises StorageError when another process writes to it.
+        """
+        files = files or LocalFiles()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_root(files, folder)
             if not is_writer:
-                return FileStore(folder, None)
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise _storage_error(error, folder) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
+                return FileStore(folder, files, None)
+            unlock = files.lock(folder / _LOCK)
+        except BlockingIOError:
             raise StorageError(
                 Reason.CONFLICT, f"{folder} is in use by another process; stop that one first", folder=str(folder)
             ) from None
-        store = FileStore(folder, lock)
-        store._remove_temporary_files()
+        except OSError as error:
+            raise _storage_error(error, folder) from None
+        store = FileStore(folder, files, unlock)
+        try:
+            store._prepare_temporary()
+        except OSError as error:
+            store.close()
+            raise _storage_error(error, folder) from None
         return store
 
     def close(self) -> None:
-        """Release the lock. Calls after this fail."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Release the lock. Writing calls after this fail."""
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
+        if self._workers is not None:
+            self._workers.shutdown()
+            self._workers = None
 
-    def _remove_temporary_files(self) -> None:
-        """Remove what a crash left behind."""
-        for path in self._folder.rglob(f"{_TEMPORARY}*"):
-            path.unlink(missing_ok=True)
+    def _prepare_temporary(self) -> None:
+        """Make the folder for temporary files, or remove what a crash left in it."""
+        folder = self._folder / _TEMPORARY
+        if not self._files.make_folder(folder, 0o700):
+            for name, _ in list(self._files.scan(folder)):
+                self._files.unlink(folder / name)
 
     async def put(self, objects: Mapping[str, bytes]) -> None:
         """Store immutable objects; whoever has the same key with other bytes wins, and this raises ConflictError."""
@@ -73,11 +94,11 @@ class FileStore:
 
     async def replace(self, objects: Mapping[str, bytes]) -> None:
         """Store objects over others."""
-        await self._write(objects, os.replace)
+        await self._write(objects, self._files.rename)
 
     async def _write(self, objects: Mapping[str, bytes], publish: Callable[[Path, Path], None]) -> None:
         """Write every object and make its name durable, in a thread."""
-        if self._lock is None:
+        if self._unlock is None:
             raise UsageError(Reason.USAGE, f"{self._folder} was opened for reading, or is closed")
         paths = {key: self._path(key) for key in objects}
         await _in_thread(self._folder, lambda: self._write_now(objects, paths, publish))
@@ -86,82 +107,127 @@ class FileStore:
         self, objects: Mapping[str, bytes], paths: Mapping[str, Path], publish: Callable[[Path, Path], None]
     ) -> None:
         """Write temporary files, sync them, give them their names, and sync the folders that changed."""
-        folders: dict[Path, None] = {}
-        staged: list[tuple[Path, Path]] = []
+        changed: dict[Path, None] = {}
+        for key in objects:
+            self._make_folders(paths[key].parent, changed, 0o700 if key.startswith(PRIVATE_PREFIX) else 0o755)
+        staged = [self._folder / _TEMPORARY / f"{os.getpid()}-{next(self._numbers)}" for _ in objects]
         try:
-            for key, data in objects.items():
-                path = paths[key]
-                self._make_folders(path.parent, folders)
-                staged.append((self._write_temporary(path.parent, data), path))
-            for temporary, path in staged:
+            self._map(self._write_temporary, list(zip(staged, objects.items(), strict=True)))
+            for temporary, path in zip(staged, paths.values(), strict=True):
                 publish(temporary, path)
-                folders[path.parent] = None
+                changed[path.parent] = None
         finally:
-            for temporary, _ in staged:
-                temporary.unlink(missing_ok=True)
+            self._unlink_all(staged)
         # Also when a file was there before: the crash that left it may have come before its folder was synced.
-        for folder in folders:
-            _sync_folder(folder)
+        self._map(self._files.sync_folder, list(changed))
+        self._known |= changed.keys()
 
-    def _make_folders(self, folder: Path, changed: dict[Path, None]) -> None:
-        """Make the missing folders down to `folder`, and note the ones that name them."""
+    def _map(self, call: Callable[..., None], items: Sequence[object]) -> None:
+        """Call for each item, several at once when there are many. Raises the first error after all have ended."""
+        if self._workers is None or len(items) <= _FEW:
+            for item in items:
+                call(item)
+            return
+        futures = [self._workers.submit(call, item) for item in items]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def _write_temporary(self, item: tuple[Path, tuple[str, bytes]]) -> None:
+        """Write bytes to a new temporary file and sync it."""
+        path, (key, data) = item
+        self._files.write(path, data, 0o600 if key.startswith(PRIVATE_PREFIX) else 0o644)
+        self._files.sync_file(path)
+
+    def _make_folders(self, folder: Path, changed: dict[Path, None], mode: int) -> None:
+        """Make the missing folders down to `folder`, and note those whose names must become durable."""
         missing = []
-        while folder != self._folder and not folder.is_dir():
+        while folder != self._folder and folder not in self._known:
             missing.append(folder)
             folder = folder.parent
         for path in reversed(missing):
-            path.mkdir(exist_ok=True)
+            self._files.make_folder(path, mode)
+            # Also when it was there: a crash may have come before its own name was synced.
             changed[path.parent] = None
 
-    def _write_temporary(self, folder: Path, data: bytes) -> Path:
-        """Write bytes to a new temporary file and sync it; remove it when that fails."""
-        path = folder / f"{_TEMPORARY}{os.getpid()}-{next(self._numbers)}"
-        try:
-            with path.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-        return path
-
-    @staticmethod
-    def _link(temporary: Path, path: Path) -> None:
+    def _link(self, temporary: Path, path: Path) -> None:
         """Give a file its name unless the name is taken by other bytes."""
         try:
-            os.link(temporary, path)
+            self._files.link(temporary, path)
         except FileExistsError:
-            if path.read_bytes() != temporary.read_bytes():
+            if self._files.read(path) != self._files.read(temporary):
                 raise ConflictError(
                     Reason.CONFLICT, f"object {path} is there with other bytes", key=str(path)
                 ) from None
+            # Its bytes may be those of a crash that came before they were synced.
+            self._files.sync_file(path)
 
     async def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the objects, None for one that is not there."""
         paths = [self._path(key) for key in keys]
-        return await _in_thread(self._folder, lambda: [_read(path) for path in paths])
+        return await _in_thread(self._folder, lambda: [self._read(path) for path in paths])
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Remove objects."""
         paths = [self._path(key) for key in keys]
-        await _in_thread(self._folder, lambda: _unlink(paths))
+        await _in_thread(self._folder, lambda: self._unlink_all(paths))
 
     async def list_keys(self, prefix: str = "") -> list[str]:
         """Return the keys below `prefix`, sorted."""
-        start = self._folder if not prefix else self._path(prefix.removesuffix("/"))
-        return await _in_thread(self._folder, lambda: sorted(self._walk(start)))
+        start = prefix.removesuffix("/")
+        folder = self._path(start) if start else self._folder
+        return await _in_thread(self._folder, lambda: sorted(self._walk(folder, prefix)))
 
-    def _walk(self, start: Path) -> Iterable[str]:
+    def _walk(self, folder: Path, prefix: str) -> Iterator[str]:
         """Yield the key of each object below a folder."""
-        for path in start.rglob("*"):
-            if not path.name.startswith(".") and path.is_file():
-                yield path.relative_to(self._folder).as_posix()
+        try:
+            names: Iterable[tuple[str, bool]] = list(self._files.scan(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name, is_folder in names:
+            if name.startswith("."):
+                continue
+            if is_folder:
+                yield from self._walk(folder / name, f"{prefix}{name}/")
+            else:
+                yield f"{prefix}{name}"
 
     def _path(self, key: str) -> Path:
         """Return the path of a key."""
         check_key(key)
         return self._folder / key
+
+    def _read(self, path: Path) -> bytes | None:
+        """Return a file's bytes, None when it is not there."""
+        try:
+            return self._files.read(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def _unlink_all(self, paths: Iterable[Path]) -> None:
+        """Remove files that are there."""
+        for path in paths:
+            self._unlink(path)
+
+    def _unlink(self, path: Path) -> None:
+        """Remove a file if it is there."""
+        try:
+            self._files.unlink(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+            # Linux calls it a lack of permission to unlink a folder; nothing is lost by leaving a name.
+            if self._files.is_folder(path) or self._read(path) is None:
+                return
+            raise
+
+
+def _make_root(files: FileSystem, folder: Path) -> None:
+    """Make the store's folder and its parents, durable."""
+    if files.is_folder(folder):
+        return
+    if folder.parent != folder:
+        _make_root(files, folder.parent)
+    if files.make_folder(folder, 0o755):
+        files.sync_folder(folder.parent)
 
 
 async def _in_thread(folder: Path, call: Callable[[], _Result]) -> _Result:
@@ -172,35 +238,20 @@ async def _in_thread(folder: Path, call: Callable[[], _Result]) -> _Result:
         raise _storage_error(error, folder) from error
 
 
+_CURES = {
+    errno.ENOSPC: "; free some space on it, nothing is lost meanwhile",
+    errno.EDQUOT: "; raise the quota, nothing is lost meanwhile",
+    errno.EROFS: "; mount it for writing",
+    errno.EPERM: "; it must know hard links, as Linux's own file systems do",
+}
+
+
 def _storage_error(error: OSError, folder: Path) -> StorageError:
-    """Return the error for what the file system said."""
+    """Return the error for what the file system said, with what to do."""
     where = error.filename or folder
+    cure = _CURES.get(error.errno or 0, "")
     return StorageError(
-        Reason.STORAGE, f"the file system failed at {where}: {(error.strerror or str(error)).lower()}", path=str(where)
+        Reason.STORAGE,
+        f"the file system failed at {where}: {(error.strerror or str(error)).lower()}{cure}",
+        path=str(where),
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _read(path: Path) -> bytes | None:
-    """Return a file's bytes, None when it is not there."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-
-
-def _unlink(paths: Sequence[Path]) -> None:
-    """Remove files that are there."""
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except (NotADirectoryError, IsADirectoryError):
-            continue

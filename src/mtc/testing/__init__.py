@@ -4,15 +4,19 @@ Shipped with the package; nothing but tests imports it.
 """
 
 from mtc.testing.clock import FakeClock
+from mtc.testing.disk import Crash, ModelDisk, ModelRegister
 from mtc.testing.failing import FailingRegister, FailingStore, Failure, InjectedError
 from mtc.testing.store_contract import check_object_store, check_register
 
 __all__ = [
+    "Crash",
     "FailingRegister",
     "FailingStore",
     "Failure",
     "FakeClock",
     "InjectedError",
+    "ModelDisk",
+    "ModelRegister",
     "check_object_store",
     "check_register",
 ]

@@ -165,7 +165,7 @@ class Run:
 
     def _prefix(self, log_number: int) -> str:
         # With the number of buckets, so that a run that is cut otherwise never mixes with this one.
-        return f"{ledger_prefix(log_number)}run/{_interval(self.start, self.end)}-{self.bucket_bits}/"
+        return f"{ledger_prefix(log_number)}run/{_interval(self.start, self.end)}-{self.bucket_bits}-"
 
 
 @dataclass(frozen=True, slots=True)
