@@ -125,10 +125,11 @@ class FileStore:
     def _map(self, call: Callable[..., None], items: Sequence[object]) -> None:
         """Call for each item, several at once when there are many. Raises the first error after all have ended."""
         if self._workers is None or len(items) <= _FEW:
-            for item in items:
-                call(item)
+            _call_all(call, items)
             return
-        futures = [self._workers.submit(call, item) for item in items]
+        # A slice for each thread, because handing over single files costs more than writing them.
+        count = self._files.workers
+        futures = [self._workers.submit(_call_all, call, items[number::count]) for number in range(count)]
         errors = [error for future in futures if (error := future.exception()) is not None]
         if errors:
             raise errors[0]
@@ -218,6 +219,12 @@ class FileStore:
             if self._files.is_folder(path) or self._read(path) is None:
                 return
             raise
+
+
+def _call_all(call: Callable[..., None], items: Iterable[object]) -> None:
+    """Call for each item."""
+    for item in items:
+        call(item)
 
 
 def _make_root(files: FileSystem, folder: Path) -> None:

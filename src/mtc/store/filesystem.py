@@ -57,8 +57,8 @@ class FileSystem(Protocol):
 class LocalFiles:
     """`FileSystem` of this machine."""
 
-    workers = 4
-    """Syncs in flight: a journal commits several at once. Measured: four give twice the files a second of one."""
+    workers = 2
+    """Syncs in flight: a journal commits several at once."""
 
     def make_folder(self, path: Path, mode: int) -> bool:
         """Make a folder."""
