@@ -200,7 +200,9 @@ class IssuanceLog:
         if not record.staged_digest:
             # A log of which nothing was ever decided: its empty tree is signed.
             unfinished = StagedRound(0, 0, {})
-        ledger = await Ledger.open(store, log_number, record.tree_size)
+        # What the ledger lacks up to here, nobody can tell any more who asked for it.
+        least = record.tree_size if unfinished is None else unfinished.old_size
+        ledger = await Ledger.open(store, log_number, record.tree_size, least_size=least)
         log = IssuanceLog(
             hasher, state, ledger, store, register, signer, clock, revision, cosigners, limits or RoundLimits()
         )
