@@ -119,6 +119,22 @@ def bench_core(
     run_bench(as_json=json, seconds=seconds)
 
 
+@app.command()
+def fsck(
+    target: Annotated[str, typer.Argument(metavar="DIR|URL", help="A CA's folder, or its prefix URL.")],
+    *,
+    ca: Annotated[str | None, typer.Option(metavar="CA.pem", help="The CA certificate; else the one served.")] = None,
+    json: JSONOption = False,
+) -> None:
+    """Re-verify a whole CA: every entry, tile, signature and landmark; with its folder also everything that decides.
+
+    It reads and never repairs. Exit code 0 when nothing is wrong, 1 with findings, 2 when it cannot be read.
+    """
+    from mtc.cli.fsck import run_fsck  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(run_fsck(target, ca=ca, as_json=json))
+
+
 _BENCH_FOLDER = typer.Option(metavar="FOLDER", help="Where the measured CA lies, to choose the disk.")
 
 

@@ -1,6 +1,7 @@
 """The register in SQLite: write-ahead log, every commit synced, one statement per change."""
 
 import asyncio
+import hashlib
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,23 +47,40 @@ class SQLiteRegister:
     async def read(self, name: str) -> bytes | None:
         """Return the value, None when it was never created."""
         check_key(name)
-        query = "SELECT value FROM register WHERE name = ?"
+        query = "SELECT value, sum FROM register WHERE name = ?"
         row = await self._run(lambda: self._connection.execute(query, (name,)).fetchone())
-        return None if row is None else bytes(row[0])
+        if row is None:
+            return None
+        value = bytes(row[0])
+        if bytes(row[1]) != _sum(name, value):
+            raise StorageError(
+                Reason.DAMAGED,
+                f"the value of {name} in {self._path} is damaged; bring the newest copy of the register back",
+                path=str(self._path),
+                name=name,
+            )
+        return value
 
     async def create(self, name: str, value: bytes) -> None:
         """Set a value that is not there yet."""
         check_value(name, value)
-        statement = "INSERT INTO register (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING"
-        if not await self._run(lambda: self._connection.execute(statement, (name, value)).rowcount):
+        statement = "INSERT INTO register (name, value, sum) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        parameters = (name, value, _sum(name, value))
+        if not await self._run(lambda: self._connection.execute(statement, parameters).rowcount):
             raise ConflictError(Reason.CONFLICT, f"register {name} exists already", name=name)
 
     async def swap(self, name: str, old: bytes, new: bytes) -> None:
         """Set the value to `new` if it is `old`."""
         check_value(name, new)
-        statement = "UPDATE register SET value = ? WHERE name = ? AND value = ?"
-        if not await self._run(lambda: self._connection.execute(statement, (new, name, old)).rowcount):
+        statement = "UPDATE register SET value = ?, sum = ? WHERE name = ? AND value = ?"
+        parameters = (new, _sum(name, new), name, old)
+        if not await self._run(lambda: self._connection.execute(statement, parameters).rowcount):
             raise ConflictError(Reason.CONFLICT, f"register {name} holds another value than expected", name=name)
+
+    async def find_faults(self) -> list[str]:
+        """Return what the database finds wrong in its own pages; empty when all is well."""
+        rows = await self._run(lambda: self._connection.execute("PRAGMA integrity_check").fetchall())
+        return [str(row[0]) for row in rows if row[0] != "ok"]
 
     async def _run(self, call: Callable[[], _Result]) -> _Result:
         """Run a statement in the connection's thread."""
@@ -80,5 +98,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("CREATE TABLE IF NOT EXISTS register (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS register (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL) STRICT"
+    )
     return connection
+
+
+def _sum(name: str, value: bytes) -> bytes:
+    """Return what guards a value against a medium that changes bits."""
+    return hashlib.sha256(name.encode() + b"\0" + value).digest()
