@@ -10,21 +10,25 @@ from hypothesis import strategies as st
 from mtc.ca.config import CAConfig, check_prefix_url, format_config, format_duration, parse_config, parse_duration
 from mtc.ca.state import CAState, Incident, plan_rollover
 from mtc.errors import FormatError, UsageError
-from mtc.ids import REVISIONS, TrustAnchorID
-from mtc.profile import PRIVATE_SERVICE, WEB_PKI
+from mtc.ids import REVISIONS, DraftRevision, TrustAnchorID
+from mtc.profile import PRIVATE_SERVICE, WEB_PKI, Profile
 
 CA_ID = TrustAnchorID.parse("32473.1")
 
 
 @pytest.mark.parametrize("revision", REVISIONS.values(), ids=str)
 @pytest.mark.parametrize("profile", [WEB_PKI, PRIVATE_SERVICE], ids=lambda profile: profile.name)
-def test_written_configuration_is_read_back(revision: object, profile: object) -> None:
+def test_written_configuration_is_read_back(revision: DraftRevision, profile: Profile) -> None:
     """The file that is written for a configuration means that configuration, overrides included."""
-    overrides = {"round_interval": timedelta(milliseconds=250), "max_active_landmarks": 7, "retention": timedelta(9)}
+    overrides: dict[str, timedelta | int] = {
+        "round_interval": timedelta(milliseconds=250),
+        "max_active_landmarks": 7,
+        "retention": timedelta(9),
+    }
     config = CAConfig(
         ca_id=CA_ID,
-        profile=replace(profile, **overrides),  # type: ignore[type-var]
-        revision=revision,  # type: ignore[arg-type]
+        profile=replace(profile, **overrides),  # type: ignore[arg-type]  # the keys are fields of the right type
+        revision=revision,
         prefix_url="https://ca.example.com/mtc",
         has_counter=True,
         listen=("::1", 0),

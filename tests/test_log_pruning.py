@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtc.log.pruning import ExpiryMark, expired_below, plan_pruning, prunable_keys
-from mtc.tiles import EntriesTile, bundles_for_growth, is_prunable, tiles_for_growth
+from mtc.tiles import EntriesTile, Tile, bundles_for_growth, is_prunable, tiles_for_growth
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())
@@ -46,6 +46,6 @@ def test_what_goes_is_what_may_be_refused(first: int, second: int) -> None:
     gone = [*prunable_keys(3, 0, low), *prunable_keys(3, low, high)]
     assert len(set(gone)) == len(gone)
     tree_size = 70_000
-    everything = [*tiles_for_growth(0, tree_size), *bundles_for_growth(0, tree_size)]
+    everything: list[Tile | EntriesTile] = [*tiles_for_growth(0, tree_size), *bundles_for_growth(0, tree_size)]
     assert set(gone) == {f"public/3/{place.path}" for place in everything if is_prunable(place, high)}
     assert f"public/3/{EntriesTile(high // 256).path}" not in gone

@@ -162,7 +162,8 @@ def test_every_write_may_fail(where: str, number: int, failure: Failure, *, is_c
         )
         recovered = await world.open()
         assert recovered.record.tree_size == 262
-        assert not [key for key in world.store.objects if key.startswith("private/staging/")], "and nothing staged is left"
+        staged = [key for key in world.store.objects if key.startswith("private/staging/")]
+        assert not staged, "and nothing staged is left"
 
     asyncio.run(run())
 

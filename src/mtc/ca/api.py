@@ -191,12 +191,14 @@ def parse_request(document: Mapping[str, object]) -> IssuanceRequest:
     if unknown := sorted(document.keys() - _KEYS):
         raise FormatError(Reason.BAD_DOCUMENT, f"{unknown[0]!r} is no field of a request; is it misspelt?")
     dns, ips = _texts(document, "dns"), _texts(document, "ip")
+    warnings: tuple[str, ...] = ()
     csr, key = _text(document, "csr"), _text(document, "public_key")
     if (csr is None) == (key is None):
         raise UsageError(Reason.USAGE, "a request has either a csr or a public_key, PEM")
     if csr is not None:
         parsed = parse_csr(csr.encode())
         spki = parsed.spki
+        warnings = tuple(f"{finding.code}: {finding.message}" for finding in parsed.findings)
         if not dns and not ips:
             dns, ips = tuple(parsed.dns_names), tuple(map(str, parsed.ip_addresses))
     else:
@@ -209,6 +211,7 @@ def parse_request(document: Mapping[str, object]) -> IssuanceRequest:
         ip_addresses=ips,
         lifetime=None if lifetime is None else _lifetime(lifetime),
         request_key=(_text(document, "request_key") or "").encode(),
+        warnings=warnings,
     )
 
 

@@ -176,7 +176,7 @@ class CertificationAuthority:
             except Error as error:
                 results[place] = error
                 continue
-            warnings = tuple(f"{finding.code}: {finding.message}" for finding in findings)
+            warnings = (*request.warnings, *(f"{finding.code}: {finding.message}" for finding in findings))
             prepared.append(_Prepared(place, request, entry, not_after, warnings))
         return prepared
 

@@ -19,10 +19,13 @@ from datetime import datetime
 from pathlib import Path
 
 from mtc.ca.config import CONFIG_NAME, CAConfig, format_config, read_config
+from mtc.ca.landmarks import LandmarkRules
+from mtc.ca.revocation import RevocationRules
 from mtc.ca.state import STATE_NAME, CAState
 from mtc.cert import CACertificate, encode_ca_certificate
 from mtc.crypto import parse_public_key, parse_signature_algorithm
 from mtc.errors import ConflictError, Error, Reason, StorageError, UsageError
+from mtc.ids import encode_ca_name
 from mtc.log.machine import ACCUMULATED_COUNT
 from mtc.signer.config import SignerConfig
 from mtc.signer.rules import KNOWN_ENTRY_TYPES
@@ -110,6 +113,10 @@ def create_folder(path: Path, config: CAConfig, passphrase: bytes | None, now: d
     The configuration is written last: a folder with one is whole. Raises UsageError when the folder holds another CA,
     StorageError. The log is made by opening the CA for the first time.
     """
+    # What no CA could run with is refused before anything is written.
+    LandmarkRules.of_profile(config.profile, config.revision)
+    RevocationRules.of_profile(config.profile)
+    encode_ca_name(config.ca_id, config.revision)
     is_new = not (path / CONFIG_NAME).exists()
     if not is_new:
         there = CAFolder.read(path)

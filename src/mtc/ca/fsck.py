@@ -172,8 +172,8 @@ async def _check_database(register: SQLiteRegister, name: str, findings: Finding
 
 async def _read_state(register: Register, findings: Findings) -> CAState:
     """Return which log is current."""
-    data = await register.read(STATE_NAME)
     try:
+        data = await register.read(STATE_NAME)
         if data is None:
             raise StorageError(Reason.STORAGE, "the register does not know which log is current")
         return CAState.parse(data)
@@ -248,9 +248,9 @@ class _FolderCheck:
 
     async def _check_revocations(self, number: int | None) -> None:
         """Compare the published lists with the register."""
-        data = await self._register.read(REVOCATIONS)
         (published,) = await self._source.fetch(["revocations.crl"])
         try:
+            data = await self._register.read(REVOCATIONS)
             state = None if data is None else RevocationState.parse(data)
             crl = None if published is None else CertificateRevocationList.parse(published)
         except Error as error:
@@ -264,8 +264,8 @@ class _FolderCheck:
     async def _check_log(self, number: int, *, is_current: bool) -> tuple[LogChecker, CheckedLog] | None:
         """Check one log and what decides about it."""
         name = f"register log-{number}"
-        data = await self._register.read(f"log-{number}")
         try:
+            data = await self._register.read(f"log-{number}")
             if data is None:
                 raise StorageError(Reason.STORAGE, "is missing")
             record = LogRecord.parse(data)
@@ -318,8 +318,8 @@ class _FolderCheck:
     async def _check_landmarks(self, number: int, log: CheckedLog) -> None:
         """Compare the landmarks file with the register."""
         name = LandmarkState.name_of(number)
-        data = await self._register.read(name)
         try:
+            data = await self._register.read(name)
             if data is None:
                 raise StorageError(Reason.STORAGE, "is missing")
             state = LandmarkState.parse(data, self._folder.config.revision)
@@ -396,8 +396,8 @@ class _FolderCheck:
         with closing(SQLiteRegister.open(path)) as register:
             await _check_database(register, f"signer/{REGISTER_NAME}", self._findings)
             for number, (checker, log) in checked.items():
-                data = await register.read(f"{LOG_NAME}-{number}")
                 try:
+                    data = await register.read(f"{LOG_NAME}-{number}")
                     if data is None:
                         raise StorageError(Reason.STORAGE, "is missing")
                     view = SignerView.parse(data)
@@ -428,8 +428,9 @@ class _FolderCheck:
         """Compare what the signer remembers of the revocation lists with the published ones."""
         for kind, name in ((CRLKind.PLAIN, "ca.crl"), (CRLKind.RANGES, "revocations.crl")):
             where = f"signer's register {CRL_NAME}-{kind}"
-            data, (published,) = await register.read(f"{CRL_NAME}-{kind}"), await self._source.fetch([name])
+            (published,) = await self._source.fetch([name])
             try:
+                data = await register.read(f"{CRL_NAME}-{kind}")
                 view = None if data is None else CRLView.parse(data)
                 crl = None if published is None else CertificateRevocationList.parse(published)
             except Error as error:

@@ -39,7 +39,8 @@ class IssuanceRequest:
 
     spki: the public key, DER. dns_names: ASCII. ip_addresses: text. lifetime: None for the profile's. not_before: None
     for now, less the profile's backdating. request_key: idempotency key, at most 255 bytes, empty for none; the same
-    key gives the same entry, however often it comes, and must then ask for the same key and names.
+    key gives the same entry, however often it comes, and must then ask for the same key and names. warnings: what was
+    left out of a request on the way, for the answer.
     """
 
     spki: bytes
@@ -48,6 +49,7 @@ class IssuanceRequest:
     lifetime: timedelta | None = None
     not_before: datetime | None = None
     request_key: bytes = b""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

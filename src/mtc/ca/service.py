@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mtc.ca.authority import CertificationAuthority, Issued, LandmarkView
 from mtc.ca.folder import CAFolder, prepare_storage
 from mtc.ca.housekeeping import PartialCollector, delete_pruned
 from mtc.ca.landmark_service import LandmarkClock, LandmarkLog
-from mtc.ca.landmarks import LandmarkHold, LandmarkRules, LandmarkState
+from mtc.ca.landmarks import Hold, LandmarkHold, LandmarkRules, LandmarkState
 from mtc.ca.metrics import CAMetrics
 from mtc.ca.requests import EntryRules, IssuanceRequest
 from mtc.ca.revocation_service import RevocationPublisher
@@ -245,7 +246,15 @@ class RunningCA:
             self._note_landmark(planned)
 
     def _note_landmark(self, planned: LandmarkState | LandmarkHold) -> None:
-        """Tell of a new landmark."""
+        """Tell of a new landmark, or that there can be none for long."""
+        if isinstance(planned, LandmarkHold) and planned.why in (Hold.CAP, Hold.TOO_MANY):
+            until = datetime.fromtimestamp(planned.until, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+            text = f"as many landmarks as may be are active ({planned.why}); the next one comes after {until}"
+            if self.trouble.get("landmark cap") != text:
+                _LOG.warning("no landmark", why=str(planned.why), until=until)
+            self.trouble["landmark cap"] = text
+        else:
+            self.trouble.pop("landmark cap", None)
         if isinstance(planned, LandmarkState):
             latest = planned.sequence.latest
             self.parts.metrics.set("mtc_landmark_latest", latest.number, log=planned.log_number)

@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 from mtc.ca.client import CAClient, is_served
 from mtc.ca.config import CAConfig, check_prefix_url, parse_address, parse_duration, read_config
 from mtc.ca.folder import CAFolder, create_folder
+from mtc.ca.landmarks import MAX_LANDMARKS
 from mtc.ca.serve import describe_ca, run_ca
 from mtc.ca.service import Rollover, RunningCA, open_ca
 from mtc.cli.output import ExitCode, console, read_input, shown, table
@@ -56,6 +57,10 @@ def run_init(options: InitOptions) -> None:
     max_lifetime = overrides.get("max_lifetime")
     if isinstance(max_lifetime, timedelta) and max_lifetime < profile.default_lifetime:
         overrides["default_lifetime"] = max_lifetime
+    interval = overrides.get("landmark_interval")
+    if isinstance(interval, timedelta) and not profile.is_public:
+        # Who wants landmarks more often wants more of them; only the Web's profile has a cap of somebody else's.
+        overrides["max_active_landmarks"] = min(profile.landmark_window // interval + 1, MAX_LANDMARKS)
     config = CAConfig(
         ca_id=TrustAnchorID.parse(options.ca_id),
         profile=replace(profile, **overrides),  # type: ignore[arg-type]  # the keys are fields of the right type

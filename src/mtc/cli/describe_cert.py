@@ -24,6 +24,7 @@ from mtc.errors import Error, FormatError, Reason
 from mtc.ids import REVISIONS, TrustAnchorID, log_id, parse_ca_name
 from mtc.kernel import CertificateLayout, active_kernel, parse_layout
 from mtc.merkle import Subtree, split_row
+from mtc.note import SignatureType, VerifierKey
 from mtc.wire import DERReader, Reader, Tag, parse_pem
 
 _EXTENSION_NAMES = {
@@ -243,6 +244,10 @@ def _describe_ca(ca: CACertificate, layout: CertificateLayout) -> Report:
     report.add("minimum serial", _serial(ca.min_serial))
     report.add("maximum serial", _serial(ca.max_serial))
     report.add("prefix URL", ca.prefix_url)
+    report.add("origin of log 1", log_id(ca.ca_id, 1).oid_name)
+    if ca.algorithm.name == "ml-dsa-44":
+        key = VerifierKey.from_spki(ca.ca_id.oid_name, SignatureType.COSIGNATURE_MLDSA44, ca.public_key.public_key)
+        report.add("checkpoint verifier key", key.encode())
     _add_common(report, ca.der, layout)
     if ca.is_self_signed:
         report.notes.append("a CA certificate should not be self-signed")
