@@ -250,15 +250,17 @@ def test_holder_upgrades_over_http(folder: Path, tmp_path: Path, key_file: Path)
     with subprocess.Popen(  # noqa: S603 - our program
         [sys.executable, "-m", "mtc", "ca", "serve", str(folder), "--json"], stderr=subprocess.PIPE
     ) as process:
-        assert process.stderr is not None
-        url = next(
-            fields["urls"][0] for line in process.stderr if (fields := json.loads(line)).get("event") == "serving"
-        )
-        out, relative = tmp_path / "c.pem", tmp_path / "r.pem"
-        mtc("ca", "issue", str(folder), "--public-key", str(key_file), "--dns", "u.example.com", "--out", str(out))
-        ca = str(folder / "ca.pem")
-        mtc("cert", "upgrade", str(out), "--log", url, "--ca", ca, "--wait", "--out", str(relative))
-        assert len(relative.read_bytes()) < len(out.read_bytes()) / 3
-        assert json.loads(mtc("fsck", url, "--ca", ca, "--json"))["ok"] is True
-        process.send_signal(signal.SIGTERM)
-        process.stderr.read()
+        try:
+            assert process.stderr is not None
+            url = next(
+                fields["urls"][0] for line in process.stderr if (fields := json.loads(line)).get("event") == "serving"
+            )
+            out, relative = tmp_path / "c.pem", tmp_path / "r.pem"
+            mtc("ca", "issue", str(folder), "--public-key", str(key_file), "--dns", "u.example.com", "--out", str(out))
+            ca = str(folder / "ca.pem")
+            mtc("cert", "upgrade", str(out), "--log", url, "--ca", ca, "--wait", "--out", str(relative))
+            assert len(relative.read_bytes()) < len(out.read_bytes()) / 3
+            assert json.loads(mtc("fsck", url, "--ca", ca, "--json"))["ok"] is True
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)

@@ -49,7 +49,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @pytest.fixture(autouse=True)
 def quiet_logs() -> Iterator[list[MutableMapping[str, Any]]]:
-    """Keep log events instead of printing them."""
+    """Keep log events instead of printing them, whatever an earlier test configured."""
+    structlog.reset_defaults()
     with structlog.testing.capture_logs() as events:
         yield events
 
