@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,6 +175,59 @@ def test_full_disk_is_a_storage_error_and_leaves_nothing(
     store.close()
 
 
+def test_cancelled_write_does_not_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write whose caller was cancelled is over before the caller goes on, so it never replaces what comes next."""
+    store = FileStore.open(tmp_path)
+    real_replace, started, release = os.replace, threading.Event(), threading.Event()
+
+    def slow_replace(source: Path, target: Path) -> None:
+        started.set()
+        release.wait(5)
+        real_replace(source, target)
+
+    async def run() -> None:
+        monkeypatch.setattr(os, "replace", slow_replace)
+        late = asyncio.create_task(store.replace({"checkpoint": b"1"}))
+        await asyncio.to_thread(started.wait)
+        late.cancel()
+        await asyncio.sleep(0)
+        assert not late.done()
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        monkeypatch.undo()
+        await store.replace({"checkpoint": b"2"})
+        assert await store.fetch(["checkpoint"]) == [b"2"]
+
+    asyncio.run(run())
+    store.close()
+
+
+def test_reader_changes_nothing(tmp_path: Path) -> None:
+    """A store that was opened for reading makes no folder and discards nothing."""
+    with pytest.raises(StorageError, match="nothing to read"):
+        FileStore.open(tmp_path / "typo", is_writer=False)
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(UsageError, match="for reading"):
+        asyncio.run(FileStore.open(tmp_path, is_writer=False).discard(["a"]))
+
+
+def test_damaged_register_value_is_refused(tmp_path: Path) -> None:
+    """A value whose bits changed on the medium is never returned."""
+    path = tmp_path / "register.db"
+    register = SQLiteRegister.open(path)
+    asyncio.run(register.create("log", b"right"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE register SET value = ?", (b"wrong",))
+    connection.close()
+    with pytest.raises(StorageError) as error:
+        asyncio.run(register.read("log"))
+    assert error.value.reason is Reason.DAMAGED
+    assert asyncio.run(register.find_faults()) == []
+    register.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_private_objects_are_for_the_owner(tmp_path: Path) -> None:
     """What lies below private/ has mode 0600 in folders of 0700; the rest may be read by everybody."""
     store = FileStore.open(tmp_path)
@@ -196,7 +250,7 @@ def test_storage_is_named_by_a_url(tmp_path: Path) -> None:
         open_storage("file:state", tmp_path)
     storage.close()
     open_storage("file:state", tmp_path).close()
-    for url in ("s3:bucket", "state", "file:"):
+    for url in ("s3:bucket", "state", "file:", "file://state"):
         with pytest.raises(UsageError, match="names no storage"):
             open_storage(url, tmp_path)
 

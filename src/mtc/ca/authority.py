@@ -244,7 +244,7 @@ class CertificationAuthority:
 
     async def _find_again(self, item: _Prepared, place: Appended) -> Issued | Error:
         """Return the certificate of a request that had its entry before."""
-        signed = await self.log.ledger.round_of(place.index)
+        signed = await self.log.ledger_of(place.log_number).round_of(place.index)
         if signed is None:
             return ConflictError(
                 Reason.CONFLICT, f"the signed round of entry {place.index} is not kept any more", index=place.index

@@ -31,6 +31,7 @@ from mtc.ids import log_id
 from mtc.kernel import active_kernel
 from mtc.lint import LintRules
 from mtc.log import LogRecord
+from mtc.log.ledger.service import Ledger
 from mtc.log.pruning import PruningPlan, plan_pruning
 from mtc.log.service import CosignatureSource, IssuanceLog, RoundLimits
 from mtc.merkle import Hasher
@@ -63,7 +64,9 @@ class CAParts:
 
     async def open_log(self, number: int) -> IssuanceLog:
         """Open a log, made if it does not exist, and finish its unfinished round."""
-        config = self.folder.config
+        config, objects = self.folder.config, self.storage.objects
+        closed = await self.read_closed(number)
+        earlier = {other: await Ledger.open(objects, other, record.tree_size) for other, record in closed.items()}
         return await IssuanceLog.open(
             self.hasher,
             number,
@@ -74,6 +77,7 @@ class CAParts:
             has_counter=config.has_counter,
             revision=config.revision,
             cosigners=self.cosigners,
+            earlier=earlier,
             limits=RoundLimits(needs_view=config.profile.needs_view and self.cosigners is not None),
         )
 

@@ -9,7 +9,7 @@ not.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mtc.errors import ConflictError, Error, FormatError, PeerError, Reason, Rejected, StorageError
@@ -136,6 +136,7 @@ class IssuanceLog:
         revision: DraftRevision,
         cosigners: CosignatureSource | None,
         limits: RoundLimits,
+        earlier: Mapping[int, Ledger],
     ) -> None:
         """Use `open`."""
         self._hasher = hasher
@@ -148,6 +149,7 @@ class IssuanceLog:
         self._revision = revision
         self._cosigners = cosigners
         self._limits = limits
+        self._earlier = earlier
         self._pool: deque[_Waiting] = deque()
         self._unfinished: StagedRound | None = None
         # The entries of the unfinished round, when this process planned it.
@@ -174,12 +176,14 @@ class IssuanceLog:
         revision: DraftRevision = DEFAULT_REVISION,
         cosigners: CosignatureSource | None = None,
         limits: RoundLimits | None = None,
+        earlier: Mapping[int, Ledger] | None = None,
     ) -> "IssuanceLog":
         """Open a log, made if the register does not know it, and finish what a crash left unfinished.
 
         A new log gets its checkpoint of an empty tree. has_counter: for a new log; an old one keeps what it was made
-        with. Raises ConflictError when storage or a cosigner contradicts the register, or is ahead of it; PeerError
-        when the signer or the cosigners do not answer; StorageError.
+        with. earlier: ledgers of the logs that this one follows, by number: a request key keeps its entry across logs.
+        Raises ConflictError when storage or a cosigner contradicts the register, or is ahead of it; PeerError when the
+        signer or the cosigners do not answer; StorageError.
         """
         name = f"log-{log_number}"
         data = await register.read(name)
@@ -204,7 +208,17 @@ class IssuanceLog:
         least = record.tree_size if unfinished is None else unfinished.old_size
         ledger = await Ledger.open(store, log_number, record.tree_size, least_size=least)
         log = IssuanceLog(
-            hasher, state, ledger, store, register, signer, clock, revision, cosigners, limits or RoundLimits()
+            hasher,
+            state,
+            ledger,
+            store,
+            register,
+            signer,
+            clock,
+            revision,
+            cosigners,
+            limits or RoundLimits(),
+            earlier or {},
         )
         log._unfinished = unfinished
         await log._check_published()
@@ -224,6 +238,13 @@ class IssuanceLog:
         """Which request became which entry, and how each round was signed."""
         return self._ledger
 
+    def ledger_of(self, log_number: int) -> Ledger:
+        """Return the ledger of this log, or of one that it follows. Raises ConflictError for another one."""
+        ledger = self._ledger if log_number == self.record.log_number else self._earlier.get(log_number)
+        if ledger is None:
+            raise ConflictError(Reason.CONFLICT, f"log {log_number} has no ledger here", log=log_number)
+        return ledger
+
     @property
     def published(self) -> SignedTree | None:
         """What was published last by this sequencer, with the cosignatures that the policy asks for."""
@@ -240,15 +261,16 @@ class IssuanceLog:
         return self._stopped
 
     async def _check_published(self) -> None:
-        """Refuse to start when what is published is ahead of the register, contradicts it, or is lost.
+        """Refuse to start when what is published is ahead of the register or contradicts it.
 
-        A checkpoint behind the register is normal while a round is unfinished: it is about to be published.
+        A checkpoint behind the register is normal while a round is unfinished: it is about to be published. Otherwise a
+        sequencer that stood still between its last look at the register and its write has put an older one back, or
+        the file is lost. The ledger says that the register's tree was published, so it is signed and published again.
         """
         record = self.record
         (data,) = await self._store.fetch([f"{public_prefix(record.log_number)}checkpoint"])
         if data is None:
-            if self._unfinished is None:
-                raise _storage_refused(record, "the checkpoint is missing")
+            self._publish_again()
             return
         try:
             checkpoint = Checkpoint.parse(parse_note(data).text, self._hasher.size)
@@ -259,8 +281,14 @@ class IssuanceLog:
             raise _storage_refused(record, f"a checkpoint of {size} entries is published, so the register is too old")
         if size == record.tree_size and checkpoint.root_hash != record.root_hash:
             raise _storage_refused(record, "a checkpoint with another root hash is published")
-        if size < record.tree_size and self._unfinished is None:
-            raise _storage_refused(record, f"the published checkpoint has {size} entries, so the storage is too old")
+        if size < record.tree_size:
+            self._publish_again()
+
+    def _publish_again(self) -> None:
+        """Have the register's tree signed and published again, unless a round is unfinished anyway."""
+        if self._unfinished is None:
+            size = self.record.tree_size
+            self._unfinished = StagedRound(size, size, {})
 
     async def _check_cosigners(self) -> None:
         """Ask the cosigners what they have seen of this log, and refuse to go on if it is more or something else.
@@ -406,19 +434,21 @@ class IssuanceLog:
 
     async def _answer_known(self) -> None:
         """Acknowledge those in the pool whose request key has an entry since long."""
-        known = await self._ledger.find([item.entry.request_key for item in self._pool if item.entry.request_key])
+        keys = [item.entry.request_key for item in self._pool if item.entry.request_key]
+        known: dict[bytes, tuple[int, int]] = {}
+        for number, ledger in (*self._earlier.items(), (self.record.log_number, self._ledger)):
+            known |= {key: (number, index) for key, index in (await ledger.find(keys)).items() if key not in known}
         if not known:
             return
-        number = self.record.log_number
         rest: deque[_Waiting] = deque()
         for item in self._pool:
-            index = known.get(item.entry.request_key)
-            if index is None:
+            place = known.get(item.entry.request_key)
+            if place is None:
                 rest.append(item)
                 continue
             del self._waiting[item.entry.request_key]
             for group, position in item.askers:
-                group.acknowledge(position, Appended(number, index))
+                group.acknowledge(position, Appended(*place))
         self._pool = rest
 
     def _take(self) -> list[_Waiting]:

@@ -6,15 +6,17 @@ the next open removes.
 """
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from mtc.errors import ConflictError, Reason, StorageError, UsageError
+from mtc.errors import ConflictError, Error, Reason, StorageError, UsageError
 from mtc.store.contract import check_key
 from mtc.store.filesystem import FileSystem, LocalFiles
 
@@ -41,6 +43,8 @@ class FileStore:
         self._folder = folder
         self._files = files
         self._unlock = unlock
+        # Temporary names of two stores of one process never meet, not even those of a thread that outlived its store.
+        self._token = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._numbers = itertools.count()
         self._workers = ThreadPoolExecutor(files.workers, "mtc-files") if files.workers > 1 else None
         # Folders that are known to be there, and were synced; they never go away while this process has the lock.
@@ -53,10 +57,12 @@ class FileStore:
         Raises StorageError when another process writes to it.
         """
         files = files or LocalFiles()
+        if not is_writer:
+            if not files.is_folder(folder):
+                raise StorageError(Reason.STORAGE, f"{folder} is no folder; there is nothing to read", path=str(folder))
+            return FileStore(folder, files, None)
         try:
             _make_root(files, folder)
-            if not is_writer:
-                return FileStore(folder, files, None)
             unlock = files.lock(folder / _LOCK)
         except BlockingIOError:
             raise StorageError(
@@ -96,10 +102,14 @@ class FileStore:
         """Store objects over others."""
         await self._write(objects, self._files.rename)
 
-    async def _write(self, objects: Mapping[str, bytes], publish: Callable[[Path, Path], None]) -> None:
-        """Write every object and make its name durable, in a thread."""
+    def _check_writer(self) -> None:
+        """Raise UsageError unless the store may be changed."""
         if self._unlock is None:
             raise UsageError(Reason.USAGE, f"{self._folder} was opened for reading, or is closed")
+
+    async def _write(self, objects: Mapping[str, bytes], publish: Callable[[Path, Path], None]) -> None:
+        """Write every object and make its name durable, in a thread."""
+        self._check_writer()
         paths = {key: self._path(key) for key in objects}
         await _in_thread(self._folder, lambda: self._write_now(objects, paths, publish))
 
@@ -110,7 +120,7 @@ class FileStore:
         changed: dict[Path, None] = {}
         for key in objects:
             self._make_folders(paths[key].parent, changed, 0o700 if key.startswith(PRIVATE_PREFIX) else 0o755)
-        staged = [self._folder / _TEMPORARY / f"{os.getpid()}-{next(self._numbers)}" for _ in objects]
+        staged = [self._folder / _TEMPORARY / f"{self._token}-{next(self._numbers)}" for _ in objects]
         try:
             self._map(self._write_temporary, list(zip(staged, objects.items(), strict=True)))
             for temporary, path in zip(staged, paths.values(), strict=True):
@@ -170,6 +180,7 @@ class FileStore:
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Remove objects."""
+        self._check_writer()
         paths = [self._path(key) for key in keys]
         await _in_thread(self._folder, lambda: self._unlink_all(paths))
 
@@ -229,18 +240,28 @@ def _call_all(call: Callable[..., None], items: Iterable[object]) -> None:
 
 def _make_root(files: FileSystem, folder: Path) -> None:
     """Make the store's folder and its parents, durable."""
-    if files.is_folder(folder):
-        return
-    if folder.parent != folder:
+    if not files.is_folder(folder):
         _make_root(files, folder.parent)
-    if files.make_folder(folder, 0o755):
+        files.make_folder(folder, 0o755)
+    # Also when it was there: whoever made it may not have come to this.
+    if folder.parent != folder:
         files.sync_folder(folder.parent)
 
 
 async def _in_thread(folder: Path, call: Callable[[], _Result]) -> _Result:
-    """Run blocking work in a thread; errors of the file system become StorageError."""
+    """Run blocking work in a thread; errors of the file system become StorageError.
+
+    A cancelled caller waits for its thread all the same: what a thread still writes must not come after what the next
+    call writes, nor after the lock was let go.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call))
     try:
-        return await asyncio.to_thread(call)
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError, OSError, Error):
+                await asyncio.shield(work)
+        raise
     except OSError as error:
         raise _storage_error(error, folder) from error
 

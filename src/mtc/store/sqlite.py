@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,8 @@ class SQLiteRegister:
         if bytes(row[1]) != _sum(name, value):
             raise StorageError(
                 Reason.DAMAGED,
-                f"the value of {name} in {self._path} is damaged; bring the newest copy of the register back",
+                f"the value of {name} in {self._path} is damaged; bring its newest copy back: an older one "
+                "forgets what was signed",
                 path=str(self._path),
                 name=name,
             )
@@ -79,7 +81,10 @@ class SQLiteRegister:
 
     async def find_faults(self) -> list[str]:
         """Return what the database finds wrong in its own pages; empty when all is well."""
-        rows = await self._run(lambda: self._connection.execute("PRAGMA integrity_check").fetchall())
+        try:
+            rows = await self._run(lambda: self._connection.execute("PRAGMA integrity_check").fetchall())
+        except StorageError as error:
+            return [error.message]
         return [str(row[0]) for row in rows if row[0] != "ok"]
 
     async def _run(self, call: Callable[[], _Result]) -> _Result:
@@ -94,6 +99,8 @@ class SQLiteRegister:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the database with every commit synced, and make its table."""
+    # Made here, because SQLite would let everybody read it; its other files get the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA journal_mode = WAL")

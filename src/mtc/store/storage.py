@@ -29,7 +29,7 @@ def open_storage(url: str, base: Path, *, is_writer: bool = True) -> Storage:
     opened or another process writes to it.
     """
     scheme, colon, place = url.partition(":")
-    if scheme != "file" or not colon or not place:
+    if scheme != "file" or not colon or not place or place.startswith("//"):
         raise UsageError(Reason.USAGE, f"{url!r} names no storage here; write file:FOLDER")
     folder = base / place
     objects = FileStore.open(folder, is_writer=is_writer)
@@ -40,7 +40,9 @@ def open_storage(url: str, base: Path, *, is_writer: bool = True) -> Storage:
         raise
 
     def close() -> None:
-        register.close()
-        objects.close()
+        try:
+            register.close()
+        finally:
+            objects.close()
 
     return Storage(objects, register, close)

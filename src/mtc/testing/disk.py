@@ -277,7 +277,9 @@ class ModelRegister:
         try:
             self._disk.count_call()
         except Crash:
+            # Only the call at which the machine stops may still have happened.
             if self.keeps_last:
                 self.values[name] = value
+                self.keeps_last = False
             raise
         self.values[name] = value
