@@ -123,3 +123,46 @@ def read_log(fetch: Fetch, key_name: str, public_key: bytes) -> StrangeLog:
     assert sizes == sorted(set(sizes), reverse=True), "landmark sizes do not shrink towards the end of the file"
     assert sizes[0] <= size, "a landmark lies beyond the checkpoint"
     return StrangeLog(origin, size, root, timestamp, entries)
+
+
+class TileProver:
+    """Proves that an entry is in a tree, from tiles alone, of which only the root is believed."""
+
+    def __init__(self, fetch: Fetch, tree_size: int) -> None:
+        """Take the tiles of a tree of this size."""
+        self.fetch = fetch
+        self.tree_size = tree_size
+
+    def hash_of(self, start: int, end: int) -> bytes:
+        """Return the hash of entries [start, end), which a proof in this tree asks for."""
+        count = end - start
+        if count & (count - 1):
+            split = 1 << (count.bit_length() - 1)
+            return node(self.hash_of(start, start + split), self.hash_of(start + split, end))
+        level = (count.bit_length() - 1) // 8
+        first, last = start >> 8 * level, end >> 8 * level
+        width = min(256, (self.tree_size >> 8 * level) - (first >> 8) * 256)
+        data = self.fetch(f"tile/{level}/{path_of(first >> 8)}" + (f".p/{width}" if width < 256 else ""))
+        row = [data[at : at + 32] for at in range(0, len(data), 32)]
+        return tree_hash(row[first & 255 : (first & 255) + last - first])
+
+    def path(self, index: int) -> list[tuple[bytes, bool]]:
+        """Return the inclusion proof of RFC 9162, leaf upwards: sibling hashes, and whether each is on the left."""
+        start, end, found = 0, self.tree_size, []
+        while end - start > 1:
+            split = start + (1 << ((end - start - 1).bit_length() - 1))
+            if index < split:
+                found.append((self.hash_of(split, end), False))
+                end = split
+            else:
+                found.append((self.hash_of(start, split), True))
+                start = split
+        return found[::-1]
+
+
+def check_inclusion(entry: bytes, path: list[tuple[bytes, bool]], root: bytes) -> None:
+    """Check that the proof leads from the entry to the root."""
+    value = leaf(entry)
+    for sibling, is_left in path:
+        value = node(sibling, value) if is_left else node(value, sibling)
+    assert value == root, "the proof does not lead to the root"

@@ -4,21 +4,23 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mtc.ca.config import CONFIG_NAME
-from mtc.ca.fsck import Tell, check_folder, check_public
+from mtc.ca.fsck import ObjectFiles, Tell, check_folder, check_public
 from mtc.cert import CACertificate
 from mtc.cli.log_source import open_log
 from mtc.cli.output import ExitCode, console, error_console, named, read_input, shown, table
 from mtc.cli.verify import find_certificate
 from mtc.errors import Error
-from mtc.log.fsck import Findings
+from mtc.log.fsck import Findings, Severity
+from mtc.log.fsck.service import StoreFiles
+from mtc.store import FileStore
 
 
 def run_fsck(target: str, *, ca: str | None, as_json: bool) -> int:
@@ -47,9 +49,22 @@ async def check_target(target: str, ca: str | None, tell: Tell) -> Findings:
             authority = CACertificate.parse(find_certificate(read_input(ca)))
         except Error as error:
             raise named(error, ca) from None
-    async with open_log(target) as source:
+    async with _open_public(target) as source:
         await check_public(source, authority, findings, now, tell)
     return findings
+
+
+@asynccontextmanager
+async def _open_public(target: str) -> AsyncIterator[ObjectFiles]:
+    """Open what a CA serves; files of a folder can be listed. Raises UsageError for what is neither."""
+    folder = Path(target)
+    if not folder.is_dir():  # noqa: ASYNC240 - nothing else happens yet
+        async with open_log(target) as source:
+            yield source
+        return
+    public = folder / "public"
+    with closing(FileStore.open(public if public.is_dir() else folder, is_writer=False)) as store:
+        yield StoreFiles(store, "")
 
 
 def _print_json(target: str, findings: Findings, seconds: float) -> None:
@@ -57,8 +72,9 @@ def _print_json(target: str, findings: Findings, seconds: float) -> None:
     document = {
         "target": target,
         "ok": not findings.items,
-        "findings": [{"path": item.path, "what": item.what} for item in findings.items],
+        "findings": [item.to_json() for item in findings.items],
         "is_cut": findings.is_cut,
+        "notes": findings.notes,
         "checked": findings.counts,
         "seconds": round(seconds, 3),
     }
@@ -70,12 +86,15 @@ def _print_tables(findings: Findings, seconds: float) -> None:
     out = console()
     checked = " · ".join(f"{count:,} {name}" for name, count in findings.counts.items())
     out.print(f"checked {checked} · {seconds:.1f} s")
+    for note in findings.notes:
+        out.print(f"[dim]note[/] {shown(note)}")
     if not findings.items:
         out.print("[bold green]clean[/] nothing is wrong")
         return
-    rows = table("where", "what is wrong")
+    rows = table("", "where", "what is wrong")
     for item in findings.items:
-        rows.add_row(shown(item.path), shown(item.what))
+        colour = "red" if item.severity is Severity.ERROR else "yellow"
+        rows.add_row(f"[{colour}]{item.severity}[/]", shown(item.place), shown(item.what))
     out.print(rows)
     more = ", and more that is not shown" if findings.is_cut else ""
     out.print(f"[bold red]{len(findings.items)} findings[/]{more}; nothing was repaired")
