@@ -59,8 +59,10 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 demo: $(STAMP) ## Run the demonstration
 	@$(BIN)/mtc demo
 
-bench: $(STAMP) ## Measure the core
+bench: $(STAMP) ## Measure the core, the log and issuance
 	@$(BIN)/mtc bench core
+	@$(BIN)/mtc bench log
+	@$(BIN)/mtc bench issue
 
 fuzz: $(STAMP) ## Fuzz each target for SECONDS_PER_TARGET seconds
 	@$(BIN)/python fuzz/run.py --seconds $(SECONDS_PER_TARGET)

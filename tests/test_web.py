@@ -1,6 +1,7 @@
 """The frame of HTTP servers and the HTTP client, over real sockets of this machine."""
 
 import asyncio
+import gc
 import gzip
 import io
 import json
@@ -39,6 +40,7 @@ from mtc.errors import (
 from mtc.web.client import ClientLimits, HTTPClient
 from mtc.web.frame import SECURITY_HEADERS, Exchange, FrameChoices, Limits, create_app, name_endpoint
 from mtc.web.logs import configure_logs, open_logger
+from mtc.web.memory import rare_collections
 from mtc.web.problems import STATUS_OF_FAMILY, status_of
 from mtc.web.server import MAX_HEAD_BYTES, ServerLimits, loop_factory, serve
 from mtc.web.unix import MAX_PATH_BYTES
@@ -563,3 +565,20 @@ def test_clock_does_not_load_a_web_server() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_collector_is_as_before_afterwards() -> None:
+    """A server has the collector look less often, and leaves it as it was, also after an error."""
+    before = gc.get_threshold()
+    seen = []
+
+    def fail() -> None:
+        with rare_collections():
+            seen.append(gc.get_threshold())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [(50_000, *before[1:])]
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0

@@ -34,6 +34,7 @@ from mtc.ca.status import (
 from mtc.kernel import active_kernel
 from mtc.web.frame import FrameChoices, Limits, create_app
 from mtc.web.logs import open_logger
+from mtc.web.memory import rare_collections
 from mtc.web.server import Listening, serve
 
 _LOG = open_logger("ca")
@@ -222,23 +223,24 @@ async def run_ca(path: Path, *, listen: str | None = None, passphrase_file: str 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with (
-        open_ca(path, passphrase_file=passphrase_file) as ca,
-        ca.sequencing(),
-        serving(ca, ca.parts.folder.config.listen if listen is None else parse_address(listen)) as listening,
-    ):
-        config = ca.parts.folder.config
-        record = ca.log.record
-        _LOG.info(
-            "serving",
-            ca=str(config.ca_id),
-            profile=config.profile.name,
-            draft=str(config.revision),
-            log=record.log_number,
-            tree_size=record.tree_size,
-            urls=[item.url for item in listening if not isinstance(item.address, Path)],
-            socket=str(ca.parts.folder.socket),
-        )
-        await stop.wait()
-        _LOG.info("stopping", waiting=ca.log.waiting)
+    with rare_collections():
+        async with (
+            open_ca(path, passphrase_file=passphrase_file) as ca,
+            ca.sequencing(),
+            serving(ca, ca.parts.folder.config.listen if listen is None else parse_address(listen)) as listening,
+        ):
+            config = ca.parts.folder.config
+            record = ca.log.record
+            _LOG.info(
+                "serving",
+                ca=str(config.ca_id),
+                profile=config.profile.name,
+                draft=str(config.revision),
+                log=record.log_number,
+                tree_size=record.tree_size,
+                urls=[item.url for item in listening if not isinstance(item.address, Path)],
+                socket=str(ca.parts.folder.socket),
+            )
+            await stop.wait()
+            _LOG.info("stopping", waiting=ca.log.waiting)
     _LOG.info("stopped")

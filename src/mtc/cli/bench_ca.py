@@ -37,6 +37,7 @@ from mtc.ids import TrustAnchorID
 from mtc.kernel import active_kernel
 from mtc.log import PendingEntry
 from mtc.log.formats import public_prefix
+from mtc.web.memory import rare_collections
 
 CHUNK = 2500
 """Entries handed in together."""
@@ -92,8 +93,10 @@ async def bench_ca(folder: str | None) -> AsyncIterator[RunningCA]:
     try:
         config = CAConfig(ca_id=TrustAnchorID.parse("32473.1"), listen=None)
         create_folder(path, config, None, datetime.now(UTC))
-        async with open_ca(path) as ca:
-            yield ca
+        # As in `mtc ca serve`.
+        with rare_collections():
+            async with open_ca(path) as ca:
+                yield ca
     finally:
         shutil.rmtree(path, ignore_errors=True)
 

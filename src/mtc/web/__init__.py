@@ -2,7 +2,8 @@
 
 `mtc.web.clock`: time and its guard. `mtc.web.frame`: the frame around every HTTP application (limits, headers, errors,
 access log). `mtc.web.server`: serving it on TCP and Unix sockets. `mtc.web.client`: the HTTP client. `mtc.web.logs`:
-structured logs. Only the clock is imported here, so that a sequencer does not load a web server.
+structured logs. `mtc.web.memory`: the garbage collector. Only the clock is imported here, so that a sequencer does not
+load a web server.
 """
 
 from mtc.web.clock import Clock, ClockGuard, SystemClock
