@@ -75,6 +75,8 @@ class Reason(StrEnum):
     REVOCATION_SHRUNK = "revocation-shrunk"
     SUPERSEDED = "superseded"
     EQUIVOCATION = "equivocation"
+    NO_CHECKPOINT = "no-checkpoint"
+    STALE_SIZE = "stale-size"
     NOT_YET_VALID = "not-yet-valid"
     NO_LANDMARK = "no-landmark"
     EXPIRED = "expired"

@@ -203,7 +203,7 @@ def prove_consistency(hasher: Hasher, reader: HashReader, subtree: Subtree, tree
     return _read_hashes(hasher, reader, parts[::-1])
 
 
-def verify_consistency(  # noqa: C901, PLR0912, PLR0913 - the procedure, its branches and inputs are the draft's
+def verify_consistency(  # noqa: PLR0913 - these are the procedure's inputs in the draft
     hasher: Hasher,
     subtree: Subtree,
     tree_size: int,
@@ -223,6 +223,22 @@ def verify_consistency(  # noqa: C901, PLR0912, PLR0913 - the procedure, its bra
             raise ProofError(Reason.PROOF_TOO_LONG, "the consistency proof of an empty subtree must be empty")
         _check_hash(node_hash, hasher.empty, Reason.HASH_MISMATCH, "an empty subtree has the hash of the empty string")
         return
+    first, second = evaluate_consistency(hasher, subtree, tree_size, node_hash, proof)
+    _check_hash(first, node_hash, Reason.HASH_MISMATCH, "the consistency proof leads to another subtree hash")
+    _check_hash(second, root, Reason.ROOT_MISMATCH, "the consistency proof leads to another root hash")
+
+
+def evaluate_consistency(
+    hasher: Hasher, subtree: Subtree, tree_size: int, node_hash: bytes, proof: Sequence[bytes]
+) -> tuple[bytes, bytes]:
+    """Compute the subtree hash and the root hash that `proof` leads to; see `verify_consistency`.
+
+    subtree: not empty. node_hash: the proof starts from it when the subtree is a node of the tree; otherwise it does
+    not matter, and the first hash that is returned tells what the prover's log holds there. Raises ProofError when the
+    proof does not fit, FormatError for hashes of another size.
+    """
+    _check_sizes(hasher, proof, node_hash)
+    _check_in_tree(subtree, tree_size)
     fn, sn, tn = subtree.start, subtree.end - 1, tree_size - 1
     if sn == tn:
         shift = (fn ^ sn).bit_length()
@@ -256,8 +272,7 @@ def verify_consistency(  # noqa: C901, PLR0912, PLR0913 - the procedure, its bra
         tn >>= 1
     if tn:
         raise ProofError(Reason.PROOF_TOO_SHORT, "the consistency proof ends before the root of the tree")
-    _check_hash(first, node_hash, Reason.HASH_MISMATCH, "the consistency proof leads to another subtree hash")
-    _check_hash(second, root, Reason.ROOT_MISMATCH, "the consistency proof leads to another root hash")
+    return first, second
 
 
 def _check_sizes(hasher: Hasher, proof: Sequence[bytes], *hashes: bytes) -> None:
