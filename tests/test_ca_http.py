@@ -15,11 +15,12 @@ from starlette.types import ASGIApp
 from tests.asgi import Reply, ask, ask_now
 from tests.published_logs import MOMENT, PublishedCA, many_entries, sign_checkpoint
 
-from mtc.ca.http import FILES, ReadPath, ServingRules, accepts_gzip
+from mtc.ca.http import FILES, ReadPath, ServingRules
 from mtc.landmark import LandmarkSequence
 from mtc.store import MemoryStore
 from mtc.tiles import EntriesTile, Tile, bundles_for_growth, tiles_for_growth
 from mtc.web.frame import FrameChoices, create_app
+from mtc.web.objects import accepts_gzip
 
 SIZE = 600
 IMMUTABLE = "public, max-age=31536000, immutable"
