@@ -350,13 +350,13 @@ def test_cache_keeps_immutable_objects_within_its_bound() -> None:
         for index in range(40):
             for number in (index, 0):
                 assert (await ask(app, f"/1/{Tile(0, number).path}")).status == 200
-            assert path._cache_bytes == sum(item.cost for item in path._cache.values()) <= 100_000
+            assert path._cache._bytes == sum(item.cost for item in path._cache._held.values()) <= 100_000
         assert store.fetched == [f"public/1/{Tile(0, index).path}" for index in range(40)]
         await ask(app, f"/1/{Tile(0, 1).path}")
         assert len(store.fetched) == 41
         large = ReadPath(store, ServingRules(cache_bytes=10_000))
         await ask(create_app(large.routes()), f"/1/{Tile(0, 0).path}")
-        assert not large._cache
+        assert not large._cache._held
 
     asyncio.run(run())
 
