@@ -63,7 +63,7 @@ ROOMS: dict[tuple[str, int], Room] = {
     ("store", 3): _room("", "storage holds bytes"),
     ("web", 3): _room("", "the frame of every server knows none of them"),
     ("log", 3): _room(f"{FORMATS} store web", "the sequencer; cosignatures are handed in"),
-    ("cosign", 3): _room(f"{FORMATS} store web", "servers of witnesses and mirrors, clients that ask them"),
+    ("cosign", 3): _room(f"{FORMATS} signer store web", "servers and clients; keys lie in files as a signer's do"),
     ("signer", 3): _room(f"{FORMATS} store web", "the process that holds the key; its machine comes with the room"),
     ("trust", 3): _room(f"{FORMATS} store web", "the updater fetches and persists"),
     ("tls", 3): _room(f"{FORMATS} trust web", "adapters to OpenSSL"),

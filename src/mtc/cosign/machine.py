@@ -37,16 +37,25 @@ _VIEW_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class CosignerView:
-    """A tree that a cosigner accepted. note: the checkpoint with the log's signatures that were verified, no others."""
+    """A tree that a cosigner accepted. note: the checkpoint with the log's signatures that were verified, no others.
+
+    lines: this cosigner's own signature lines, as they stand under the note; empty before it signed.
+    """
 
     tree_size: int
     root_hash: bytes
     note: bytes
+    lines: bytes = b""
 
     def encode(self) -> bytes:
         """Return the view's bytes."""
         writer = Writer().uint(_VIEW_VERSION, 1).uint(self.tree_size, 8).vector(self.root_hash, 1)
-        return writer.vector(self.note, 4).encode()
+        return writer.vector(self.note, 4).vector(self.lines, 4).encode()
+
+    @property
+    def cosigned(self) -> bytes:
+        """The checkpoint with the log's signatures and this cosigner's."""
+        return self.note + self.lines
 
     @staticmethod
     def parse(data: bytes) -> "CosignerView":
@@ -64,7 +73,7 @@ class CosignerView:
             raise FormatError(
                 Reason.BAD_VERSION, f"the cosigner's view has version {version}, known is {_VIEW_VERSION}"
             )
-        return CosignerView(reader.read_uint(8), reader.read_vector(1), reader.read_vector(4))
+        return CosignerView(reader.read_uint(8), reader.read_vector(1), reader.read_vector(4), reader.read_vector(4))
 
 
 def plan_checkpoint(hasher: Hasher, log: KnownLog, view: CosignerView | None, request: AddCheckpoint) -> CosignerView:

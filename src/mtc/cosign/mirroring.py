@@ -87,7 +87,7 @@ def add_pending(state: MirrorState, view: CosignerView) -> MirrorState:
 def check_upload(state: MirrorState, head: UploadHead, remembered: CosignerView | None) -> CosignerView:
     """Return the checkpoint for which an upload brings entries.
 
-    remembered: from the request's ticket, authenticated, or None. Raises ProofError (NO_CHECKPOINT) when there was never
+    remembered: from the ticket of the request, proven, or None. Raises ProofError (NO_CHECKPOINT) when there was never
     a pending checkpoint, ConflictError (STALE_SIZE) when the upload does not fit where the mirror stands.
     """
     if state.latest is None:

@@ -59,7 +59,7 @@ class Pages:
         """Take the view and the log's hash."""
         self._view = view
         self._hasher = hasher
-        folder = files("mtc.ca.pages") / "templates"
+        folder = files("mtc.web") / "static"
         self._static = {name: (folder / name).read_bytes() for name in _STATIC}
         self._templates = Environment(
             loader=PackageLoader("mtc.ca.pages", "templates"),
