@@ -1,7 +1,7 @@
 """Asking an ASGI application without a network: one request, one whole answer."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -22,8 +22,15 @@ class Reply:
         return self.body.decode()
 
 
-async def ask(app: ASGIApp, target: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Reply:
-    """Send one request without a body, its target as it would stand on the request line."""
+async def ask(
+    app: ASGIApp,
+    target: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    pieces: Iterable[bytes] = (),
+) -> Reply:
+    """Send one request, its target as it would stand on the request line. pieces: of its body, taken as it is read."""
     path, _, query = target.partition("?")
     scope = {
         "type": "http",
@@ -42,8 +49,11 @@ async def ask(app: ASGIApp, target: str, *, method: str = "GET", headers: Mappin
     }
     sent: list[Message] = []
 
+    left = iter(pieces)
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        piece = next(left, None)
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
     async def send(message: Message) -> None:
         sent.append(message)

@@ -123,6 +123,7 @@ class UploadReader:
         self._place: PackagePlace | None = None
         # How far the package at hand was looked through: the offsets of its entries.
         self._bounds = [0]
+        self.fault: FormatError | None = None
 
     @property
     def head(self) -> UploadHead | None:
@@ -140,23 +141,37 @@ class UploadReader:
         return self._head is not None and not self._held
 
     def receive(self, data: bytes) -> list[Package]:
-        """Take the next bytes and return the packages that they complete. Raises FormatError."""
+        """Take the next bytes and return the packages that they complete.
+
+        A fault behind them is kept in `fault`, so that they are not lost with it. Raises that FormatError when called
+        again.
+        """
+        if self.fault is not None:
+            raise self.fault
         self._held += data
-        if self._head is None and not self._read_head():
-            return []
-        packages = []
+        packages: list[Package] = []
+        try:
+            if self._head is not None or self._read_head():
+                self._read_packages(packages)
+        except FormatError as error:
+            self.fault = error
+        return packages
+
+    def _read_packages(self, packages: list[Package]) -> None:
+        """Add the packages that are whole."""
         while self._place is not None:
             package = self._read_package(self._place)
             if package is None:
-                break
+                return
             packages.append(package)
             self._place = next(self._places, None)
-        if self._place is None and self._held:
+        if self._held:
             raise FormatError(Reason.TRAILING_DATA, "the upload goes on behind its last package")
-        return packages
 
     def finish(self) -> UploadHead:
-        """Say that the body has ended. Raises FormatError (TRUNCATED) in the middle of the head or a package."""
+        """Say that the body has ended. Raises FormatError: the fault, or TRUNCATED in the head or in a package."""
+        if self.fault is not None:
+            raise self.fault
         if self._head is None or self._held:
             raise FormatError(
                 Reason.TRUNCATED, "the upload ends in the middle of " + ("a package" if self._head else "its head")

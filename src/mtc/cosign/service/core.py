@@ -107,12 +107,13 @@ class Core:
         async with self._index_lock:
             if origin in self.origins:
                 return
-            old = self._index
-            new = (old or b"") + f"{origin}\n".encode()
-            if old is None:
-                await self.register.create(INDEX_NAME, new)
-            else:
-                await self.register.swap(INDEX_NAME, old, new)
+            new = (self._index or b"") + f"{origin}\n".encode()
+            try:
+                await self.swap(INDEX_NAME, self._index, new)
+            except ConflictError:
+                # An earlier change happened although nobody could say so; the next request finds it.
+                await self.open()
+                raise
             self._index = new
             self.origins.append(origin)
             self._note(origin)

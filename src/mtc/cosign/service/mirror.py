@@ -32,6 +32,8 @@ from mtc.tiles import TILE_HEIGHT, TILE_WIDTH, EntriesTile, EntryBundle, Tile, T
 
 BATCH_BYTES = 8 << 20
 """Entries are made durable in batches of about so many bytes, and at the end of a request."""
+BATCH_PACKAGES = 128
+"""Or of so many packages: a package that is a lie is found out before much more is read."""
 MAX_REQUEST_PACKAGES = 4096
 """How many packages one request may bring before it is answered with 202; a million entries."""
 
@@ -146,14 +148,25 @@ class Mirror:
         return self._held[log.origin]
 
     async def _save(self, log: KnownLog, held: _Held, state: MirrorState) -> None:
-        """Make a new state durable. After a failure the state is read again: the change may have happened."""
+        """Make a new state durable. When the register holds another one than expected, it is taken over first."""
         if state == held.state and held.data is not None:
             return
         if held.data is None:
             await self.core.remember(log.origin)
         data = state.encode()
-        await self.core.swap(state_name(log.origin), held.data, data)
+        try:
+            await self.core.swap(state_name(log.origin), held.data, data)
+        except ConflictError:
+            await self._read_again(log.origin)
+            raise
         held.data, held.state = data, state
+
+    async def _read_again(self, origin: str) -> None:
+        """Take over what the register says: a change of this process that nobody could confirm, or another one's."""
+        data = await self.core.register.read(state_name(origin))
+        if data is not None:
+            state = MirrorState.parse(data)
+            self._held[origin] = _Held(data, state, await self._recover(origin, state))
 
     # Requests.
 
@@ -189,7 +202,8 @@ class Mirror:
         try:
             async for chunk in body:
                 await upload.receive(chunk)
-                if upload.count >= MAX_REQUEST_PACKAGES:
+                fault = upload.reader.fault
+                if fault is not None or upload.count >= MAX_REQUEST_PACKAGES:
                     break
             else:
                 upload.reader.finish()
@@ -338,7 +352,7 @@ class _Upload:
             self._waiting.append(package)
             self._bytes += len(package.data)
             self.count += 1
-        if self._bytes >= BATCH_BYTES and not self.reader.is_complete:
+        if (self._bytes >= BATCH_BYTES or len(self._waiting) >= BATCH_PACKAGES) and not self.reader.is_complete:
             await self._flush()
 
     async def _flush(self) -> None:
