@@ -75,6 +75,7 @@ class Reason(StrEnum):
     REVOCATION_SHRUNK = "revocation-shrunk"
     SUPERSEDED = "superseded"
     EQUIVOCATION = "equivocation"
+    NOT_EVIDENCE = "not-evidence"
     NO_CHECKPOINT = "no-checkpoint"
     STALE_SIZE = "stale-size"
     NOT_YET_VALID = "not-yet-valid"
@@ -90,6 +91,9 @@ class Reason(StrEnum):
     UNKNOWN_CRITICAL_EXTENSION = "unknown-critical-extension"
     UNKNOWN_SIGNER = "unknown-signer"
     UNKNOWN_ORIGIN = "unknown-origin"
+    NO_QUORUM = "no-quorum"
+    STALE_EVIDENCE = "stale-evidence"
+    ABANDONED = "abandoned"
     LINT = "lint"
 
     # Our caller, the peer, the state, the disk.

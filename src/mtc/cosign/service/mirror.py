@@ -27,7 +27,7 @@ from mtc.cosign.mirroring import (
 from mtc.cosign.requests import AddCheckpoint, SignSubtree
 from mtc.cosign.service.core import Core, object_prefix, state_name, whole
 from mtc.cosign.upload import MirrorInfo, Package, PackagePlace, UploadHead, UploadReader
-from mtc.errors import ConflictError, Error, FormatError, ProofError, Reason, StorageError
+from mtc.errors import ConflictError, Error, FormatError, ProofError, Reason, SignatureError, StorageError
 from mtc.tiles import TILE_HEIGHT, TILE_WIDTH, EntriesTile, EntryBundle, Tile, TileEdge, partial_tiles, verify_edge
 
 BATCH_BYTES = 8 << 20
@@ -182,7 +182,7 @@ class Mirror:
             view = held.state.latest
             try:
                 after = await asyncio.to_thread(plan_checkpoint, self.core.hasher, log, view, request)
-            except (ProofError, ConflictError) as error:
+            except (ProofError, ConflictError, SignatureError) as error:
                 await self.core.refused(log, view, request, error)
                 raise
             await self._save(log, held, add_pending(held.state, after))

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from mtc import __version__
 from mtc.cosign.config import CONFIG_NAME, CosignerConfig, Role, parse_address
+from mtc.cosign.evidence.service import EvidenceKeeper
 from mtc.cosign.machine import CosignerView
 from mtc.cosign.mirroring import MirrorState
 from mtc.cosign.service.core import INDEX_NAME, Core, origin_hash, state_name
@@ -21,6 +22,7 @@ from mtc.cosign.service.http import Endpoints
 from mtc.cosign.service.metrics import CosignerMetrics
 from mtc.cosign.service.mirror import Mirror
 from mtc.cosign.service.pages import CosignerStatus, LogLine, StatusPages
+from mtc.cosign.service.tending import EvidenceWatch, Tending
 from mtc.cosign.service.witness import Witness
 from mtc.errors import ConflictError, Error
 from mtc.kernel import active_kernel
@@ -46,8 +48,8 @@ class RunningCosigner:
     metrics: CosignerMetrics
     clock: Clock
     config: CosignerConfig
+    watch: EvidenceWatch
     troubles: dict[str, str] = field(default_factory=dict)
-    evidence: int = 0
 
     @property
     def mirror(self) -> Mirror | None:
@@ -82,7 +84,7 @@ class RunningCosigner:
             keys=tuple(item.key.encode() for item in self.folder.keys),
             logs=logs,
             known=len(self.core.directory.logs) + len(self.core.directory.cas),
-            evidence=self.evidence,
+            evidence=self.watch.count,
             troubles=tuple(troubles),
             now=self.clock.now(),
         )
@@ -105,6 +107,10 @@ class RunningCosigner:
                 metrics.set("mtc_mirror_pending_size", log.pending, origin=log.origin)
                 metrics.set("mtc_mirror_next_entry", log.next_entry, origin=log.origin)
                 metrics.set("mtc_mirror_minimum_index", log.minimum_index, origin=log.origin)
+
+    def tending(self, mirror: Mirror) -> Tending:
+        """Return what a mirror does by itself."""
+        return Tending(mirror, lambda: self.config, self.watch, self.metrics, self.clock, self.troubles)
 
     async def watch_config(self) -> None:
         """Take over logs that are added to the configuration, until cancelled. A wrong one leaves all as it is."""
@@ -187,13 +193,21 @@ async def open_cosigner(
             role=folder.config.role,
             cosigner=folder.config.cosigner_id,
         )
-        yield RunningCosigner(folder, core, cosigner, metrics, moment, folder.config)
+        keeper = EvidenceKeeper(storage.objects)
+        by = f"{folder.config.role} {folder.config.name}"
+        watch = EvidenceWatch(core, keeper, metrics, moment, by)
+        watch.count = await keeper.count()
+        core.refused = watch.refused
+        yield RunningCosigner(folder, core, cosigner, metrics, moment, folder.config, watch)
 
 
 @asynccontextmanager
 async def serving(running: RunningCosigner, address: tuple[str, int]) -> AsyncIterator[Listening]:
     """Answer over TCP and follow the configuration, until the context ends."""
-    async with serve(running.app(), address) as listening:
+    async with contextlib.AsyncExitStack() as stack:
+        listening = await stack.enter_async_context(serve(running.app(), address))
+        if running.mirror is not None:
+            await stack.enter_async_context(running.tending(running.mirror).running())
         watching = asyncio.create_task(running.watch_config())
         try:
             yield listening

@@ -9,7 +9,7 @@ from mtc.cosign.logs import KnownLog
 from mtc.cosign.machine import CosignerView, plan_checkpoint
 from mtc.cosign.requests import AddCheckpoint, SignSubtree
 from mtc.cosign.service.core import Core, state_name, whole
-from mtc.errors import ConflictError, ProofError
+from mtc.errors import ConflictError, ProofError, SignatureError
 
 
 class Witness:
@@ -52,7 +52,7 @@ class Witness:
         old, view = self._views.get(log.origin, (None, None))
         try:
             after = await asyncio.to_thread(plan_checkpoint, core.hasher, log, view, request)
-        except (ProofError, ConflictError) as error:
+        except (ProofError, ConflictError, SignatureError) as error:
             await core.refused(log, view, request, error)
             raise
         signed = await core.sign_view(log, after)
