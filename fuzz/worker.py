@@ -20,7 +20,9 @@ def main() -> None:
     # Atheris has wheels for some platforms only, and no type information.
     atheris: Any = import_module("atheris")
     name, *options = sys.argv[1:]
-    with atheris.instrument_imports(include=["mtc", "fuzz.targets_certificates", "fuzz.targets_texts"]):
+    with atheris.instrument_imports(
+        include=["mtc", "fuzz.targets_certificates", "fuzz.targets_evidence", "fuzz.targets_texts"]
+    ):
         target: Target = import_module("fuzz.targets").TARGETS[name]
     hooks = {"custom_mutator": _structural(atheris)} if target.is_certificate else {}
     atheris.Setup([sys.argv[0], *options], target.check, **hooks)

@@ -1,17 +1,22 @@
 """Between the log and the key: a signer that lies is not believed, and one that is away costs time and nothing else."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.test_ca_service import PushedClock, make
 
+from mtc.ca.fsck.check import check_folder
+from mtc.ca.service import open_ca
 from mtc.ca.signing import CATreeSigner
 from mtc.crypto import generate_key, parse_signature_algorithm
-from mtc.errors import ConflictError, PeerError, SignatureError
+from mtc.errors import ConflictError, PeerError, Reason, Rejected, SignatureError
 from mtc.ids import TrustAnchorID
 from mtc.kernel import active_kernel
 from mtc.log import PendingEntry
-from mtc.log.service import IssuanceLog
+from mtc.log.fsck import Findings
+from mtc.log.service import Appended, IssuanceLog
 from mtc.merkle import Frontier
 from mtc.note import SignatureType, VerifierKey, open_note
 from mtc.signer import SignerRules, TreeRequest
@@ -65,6 +70,47 @@ def test_signer_that_lies_is_not_believed(tmp_path: Path, *, keeps: bool) -> Non
         journal.close()
 
     asyncio.run(run())
+
+
+def test_stale_round_of_a_real_ca_leaves_a_clean_folder(tmp_path: Path) -> None:
+    """The signer's process refuses by its own clock, the round is undone, and mtc fsck finds nothing wrong."""
+
+    async def run() -> None:
+        clock = PushedClock()
+        # The log's clock is behind the signer's.
+        clock.ahead = timedelta(seconds=-200)
+        now = int(datetime.now(UTC).timestamp())
+        async with open_ca(tmp_path, clock=clock) as ca:
+            first = asyncio.create_task(ca.log.submit([PendingEntry(0, b"", 0, b"y", now + 3600)]))
+            await asyncio.sleep(0)
+            await ca.log.run_round()
+            entries = [PendingEntry(0, b"", 0, b"a", now - 100), PendingEntry(0, b"", 0, b"b")]
+            waiting = asyncio.create_task(ca.log.submit(entries))
+            await asyncio.sleep(0)
+            await ca.log.run_round()
+            while not waiting.done():
+                await ca.log.run_round()
+                await asyncio.sleep(0)
+            stale, place = await waiting
+            assert isinstance(stale, Rejected)
+            assert stale.reason is Reason.STALE_EVIDENCE
+            assert isinstance(place, Appended)
+            assert (place.index, len(await first)) == (1, 1)
+        # The last round rests on evidence, and the key has refused once.
+        async with open_ca(tmp_path, clock=clock) as ca:
+            waiting = asyncio.create_task(ca.log.submit([PendingEntry(0, b"", 0, b"c", now + 3600)]))
+            await asyncio.sleep(0)
+            await ca.log.run_round()
+            await waiting
+            await ca.publish_lists()
+
+    make(tmp_path)
+    asyncio.run(run())
+    findings = Findings()
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    asyncio.run(check_folder(tmp_path, findings, later, lambda *_: None))
+    assert findings.items == []
+    assert findings.counts["entries"] == 3
 
 
 def test_signer_that_is_away_costs_nothing_but_time(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mtc.cli.bench_core import run_bench
 from mtc.cli.demo import run_demo
+from mtc.cli.demo_cosign import run_rollback
 from mtc.cli.verify import verify_files
 from mtc.errors import UsageError
 from mtc.kernel import active_kernel
@@ -21,13 +22,13 @@ HOST = "shop.example.com"
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that the demonstration has filled."""
     folder = tmp_path_factory.mktemp("demo")
-    run_demo(str(folder), 300)
+    run_demo(str(folder), 300, with_cosigners=False)
     return folder
 
 
 def test_demo_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The demonstration shows a growing log, a path, both forms accepted, and a flipped bit refused."""
-    run_demo(str(tmp_path), 100)
+    run_demo(str(tmp_path), 100, with_cosigners=False)
     shown = capsys.readouterr().out
     for part in ("A log grows", "covering subtrees", "landmark 5", "Two certificates", "from the proof"):
         assert part in shown
@@ -54,22 +55,43 @@ def test_private_key_file_is_for_its_owner_only(demo: Path) -> None:
 def test_demo_runs_twice_into_the_same_folder(demo: Path) -> None:
     """A second run replaces the files of the first."""
     before = (demo / "standalone.pem").read_bytes()
-    run_demo(str(demo), 300)
+    run_demo(str(demo), 300, with_cosigners=False)
     assert (demo / "standalone.pem").read_bytes() != before
 
 
 def test_demo_into_a_file_is_refused(demo: Path) -> None:
     """A folder that is a file is an error that names it."""
     with pytest.raises(UsageError) as caught:
-        run_demo(str(demo / "ca.pem"), 100)
+        run_demo(str(demo / "ca.pem"), 100, with_cosigners=False)
     assert "ca.pem" in caught.value.message
 
 
 @pytest.mark.parametrize("entries", [8, 9, 31, 65])
 def test_demo_works_for_small_logs(tmp_path: Path, entries: int) -> None:
     """The story holds down to the smallest log that the command allows."""
-    run_demo(str(tmp_path), entries)
+    run_demo(str(tmp_path), entries, with_cosigners=False)
     assert (tmp_path / "landmark-relative.pem").exists()
+
+
+def test_demo_shows_cosigners_that_die_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real processes: a certificate with the quorum's cosignatures, one mirror dead, both dead, both back."""
+    run_demo(str(tmp_path), 31)
+    shown = capsys.readouterr().out
+    assert re.search(r"w1 +witness 32473\.11 +http://127\.0\.0\.1:[0-9]+ +32", shown)
+    assert re.search(r"w1 +consistent with all that I have seen +2,420", shown)
+    assert re.search(r"m[12] +and I store and serve all of it +2,420", shown)
+    assert re.search(r"mirror m1 dies +issues: 3 cosignatures are enough", shown)
+    assert re.search(r"mirror m2 dies too +logs, but no certificate leaves", shown)
+    assert re.search(r"both come back, asked again +issues entry 33 with [34] cosignatures", shown)
+
+
+def test_demo_of_a_rollback_names_the_mirror_that_remembers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Yesterday's copy refuses to run and names the mirror; the newest disk goes on."""
+    run_rollback(str(tmp_path))
+    shown = capsys.readouterr().out
+    assert re.search(r"m1 cosigned [0-9]+ entries, this log knows 3", shown)
+    assert "exit status 2; nothing was signed" in shown
+    assert "Nothing was signed twice, nothing is lost." in shown
 
 
 def test_bench_prints_the_promised_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,4 +121,4 @@ def test_readme_names_only_commands_that_exist() -> None:
     for target in re.findall(r"^    make ([a-z]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     for command in re.findall(r"^    mtc ([a-z]+)", text, re.MULTILINE):
-        assert command in {"verify", "inspect", "trust", "bench", "demo", "ca", "cert", "signer", "fsck"}
+        assert command in {"verify", "inspect", "trust", "bench", "demo", "ca", "cert", "signer", "fsck", "mirror"}

@@ -264,7 +264,8 @@ def test_superseded_partial_objects_go_after_a_grace() -> None:
         assert await tending.collect(ORIGIN) == 6
         assert (await asker.fetch(ORIGIN, Tile(0, 2, 88).path)).status == 200
         assert (await asker.fetch(ORIGIN, Tile(0, 0, 100).path)).status == 404
-        assert await World(is_mirror=True, objects=running.world.objects, register=running.world.register).open()
+        again = await World(is_mirror=True, objects=running.world.objects, register=running.world.register).open()
+        assert again.mirror.state(ORIGIN).committed_size == 600
 
     asyncio.run(run())
 

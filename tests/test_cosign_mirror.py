@@ -441,8 +441,9 @@ def test_every_write_may_fail(failure: Failure, *, is_restarted: bool) -> None: 
     for part in ("store", "register"):
         number = 0
         while True:
-            world = World(is_mirror=True, objects=FailingStore(), register=FailingRegister())
-            plan = (world.objects if part == "store" else world.register).plan  # type: ignore[attr-defined]
+            store, register = FailingStore(), FailingRegister()
+            world = World(is_mirror=True, objects=store, register=register)
+            plan = store.plan if part == "store" else register.plan
             plan.fail_write(number, failure)
             asyncio.run(attempt(world))
             if plan.writes <= number:

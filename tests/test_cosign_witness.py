@@ -274,7 +274,7 @@ def test_nothing_is_signed_that_is_not_durable(failure: Failure, *, is_restarted
         world = World(register=register)
         register.plan.fail_write(number, failure)
 
-        async def story(_: Running, asker: Asker, world: World = world) -> None:
+        async def story(_running: Running, asker: Asker, world: World = world) -> None:
             old = 0
             for size in (5, 9):
                 for _ in range(3):
@@ -333,7 +333,7 @@ def test_sign_subtree_refuses_what_it_must() -> None:
     """400 for what is no subtree, 404 for another origin, 403 without the own line, 422 for a bad proof."""
     log = SyntheticLog(make_entries(11))
 
-    async def story(_: Running, asker: Asker) -> None:
+    async def story(_running: Running, asker: Asker) -> None:
         lines = (await asker.post("add-checkpoint", log.add_checkpoint(0))).body
         note = log.note().encode() + lines
         body = log.sign_subtree(Subtree(8, 11), note, 11)

@@ -1,10 +1,7 @@
-"""Evidence: what each kind proves, that nobody innocent is convicted, and that the documents are read strictly."""
+"""Evidence: what each kind proves, that nobody innocent is convicted, and what can be found where."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 import pytest
 from tests.note_keys import CA, LOG, MIRROR, WITNESS, TestSigner
@@ -12,7 +9,6 @@ from tests.split_views import ORIGIN, SIGNERS, SplitViewCA, every_kind, signed, 
 
 from mtc.cosign.evidence import (
     KINDS,
-    MAX_EVIDENCE_BYTES,
     BadEntries,
     BadSignature,
     EmptyRoot,
@@ -32,7 +28,7 @@ from mtc.cosign.evidence import (
     parse_evidence,
     verify_evidence,
 )
-from mtc.cosign.evidence.kinds import MAX_REMARK_CHARACTERS, Exhibit, only_lines_of
+from mtc.cosign.evidence.kinds import Exhibit, only_lines_of
 from mtc.cosign.logs import KnownLog
 from mtc.cosign.machine import CosignerView, plan_checkpoint
 from mtc.cosign.requests import AddCheckpoint
@@ -40,7 +36,7 @@ from mtc.errors import Error, FormatError, ProofError, Reason, Rejected, Signatu
 from mtc.kernel import Kernel, active_kernel
 from mtc.merkle import Subtree, prove_consistency, subtree_hash
 from mtc.note import Checkpoint, Note
-from mtc.tiles import EntriesTile, Tile
+from mtc.tiles import MAX_BUNDLE_BYTES, EntriesTile, Tile
 
 ALL = [evidence for signer in SIGNERS for evidence in every_kind(signer)]
 NAMES = [f"{evidence.kind}-{evidence.subject.type.name}" for evidence in ALL]
@@ -100,6 +96,11 @@ class TestKinds:
         again = Evidence(CA.key, ORIGIN, SplitView(ca.note("B", 9, at=77), ca.note("A", 9, at=78)))
         other = Evidence(CA.key, ORIGIN, SplitView(ca.note("A", 8), ca.note("B", 8)))
         assert first.name == again.name != other.name
+        notes = [signed(replace(ca.checkpoint(view, 9), extensions=("x",)), CA, at=1) for view in "AB"]
+        assert Evidence(CA.key, ORIGIN, SplitView(*notes)).name == first.name
+        one, two = ca.subtree("A", 4, 8), ca.subtree("B", 4, 8)
+        names = {Evidence(CA.key, ORIGIN, exhibit).name for exhibit in (SplitSubtree(one, two), SplitSubtree(two, one))}
+        assert len(names) == 1
         assert len({evidence.name for evidence in ALL}) == len(ALL)
 
     def test_sm3_log(self) -> None:
@@ -144,6 +145,30 @@ class TestInnocent:
             assert refused(Evidence(CA.key, ORIGIN, same)).reason is Reason.NOT_EVIDENCE
             false = replace(same, held=bytes(32))
             assert isinstance(refused(Evidence(CA.key, ORIGIN, false)), ProofError)
+
+    def test_subtrees_of_others_are_no_evidence(self) -> None:
+        """A subtree that somebody else signed, or two signatures over different subtrees, convict nobody."""
+        ca = SplitViewCA(5)
+        foreign = ca.subtree("A", 4, 8, MIRROR)
+        held, proof = (
+            ca.subtree("B", 4, 8).subtree_hash,
+            prove_consistency(ca.hasher, ca.readers["B"], Subtree(4, 8), 13),
+        )
+        exhibit = ForeignSubtree(foreign, ca.note("B", 13), held, tuple(proof))
+        assert isinstance(refused(Evidence(CA.key, ORIGIN, exhibit)), SignatureError)
+        elsewhere = SplitSubtree(ca.subtree("A", 4, 8), ca.subtree("A", 8, 12))
+        assert refused(Evidence(CA.key, ORIGIN, elsewhere)).reason is Reason.NOT_EVIDENCE
+        assert (
+            compare_checkpoints(ca.hasher, CA.key, ca.note("A", 9), SplitViewCA(5, origin=ELSEWHERE).note("B", 9))
+            is None
+        )
+
+    def test_exhibits_are_valid_once_built(self) -> None:
+        """No exhibit holds a subtree without entries, or a file that nobody could have served."""
+        with pytest.raises(FormatError):
+            SignedSubtree(Subtree(4, 4), bytes(32), b"x")
+        with pytest.raises(FormatError):
+            BadEntries(SplitViewCA(5).note("A", 9), ((EntriesTile(0, 9), bytes(MAX_BUNDLE_BYTES + 1)),))
 
     @pytest.mark.parametrize("named", ["sha256", "sm3"])
     @pytest.mark.parametrize("used", ["sha256", "sm3"])
@@ -200,15 +225,48 @@ class TestInnocent:
         for larger_at, later_at in ((10, 10), (20, 10)):
             exhibit = WentBack(ca.note("A", 9, at=larger_at), ca.note("A", 4, at=later_at))
             assert refused(Evidence(CA.key, ORIGIN, exhibit)).reason is Reason.NOT_EVIDENCE
-        timeless = Note(ca.checkpoint("A", 4).encode(), (CA.cosign(ca.checkpoint("A", 4), 0),))
-        exhibit = WentBack(ca.note("A", 9, at=1), timeless)
-        assert refused(Evidence(CA.key, ORIGIN, exhibit)).reason is Reason.NOT_EVIDENCE
+        timeless = {
+            size: Note(ca.checkpoint("A", size).encode(), (CA.cosign(ca.checkpoint("A", size), 0),)) for size in (4, 9)
+        }
+        for larger, later in (
+            (ca.note("A", 9, at=1), timeless[4]),
+            (timeless[9], ca.note("A", 4, at=2)),
+            (timeless[9], timeless[4]),
+            (ca.note("A", 4, at=1), ca.note("A", 9, at=2)),
+            (ca.note("A", 9, at=1), ca.note("A", 9, at=2)),
+        ):
+            assert refused(Evidence(CA.key, ORIGIN, WentBack(larger, later))).reason is Reason.NOT_EVIDENCE
+
+    def test_register_that_knows_more_was_not_rolled_back(self) -> None:
+        """A cosigned tree of at most the register's size shows nothing, unless its root is another one."""
+        ca = SplitViewCA(5)
+        note = signed(ca.checkpoint("A", 9), CA, MIRROR, at=9)
+        for size, root, is_shown in ((10, bytes(32), False), (8, bytes(32), True), (9, bytes(32), True)):
+            evidence = Evidence(CA.key, ORIGIN, RolledBack(note, MIRROR.key, size, root))
+            if is_shown:
+                assert not verify_evidence(evidence).is_proof
+            else:
+                assert refused(evidence).reason is Reason.NOT_EVIDENCE
 
     def test_cosigner_of_a_rollback_is_another_party(self) -> None:
         """A log does not testify for itself that somebody has its checkpoint."""
         note = SplitViewCA(24).note("A", 9)
         exhibit = RolledBack(note, CA.key, 3, bytes(32))
         assert refused(Evidence(CA.key, ORIGIN, exhibit)).reason is Reason.NOT_EVIDENCE
+
+    def test_cosigner_of_a_rollback_signed_it(self) -> None:
+        """That a cosigner has a checkpoint is shown by its signature, not by naming it."""
+        exhibit = RolledBack(SplitViewCA(24).note("A", 9), MIRROR.key, 3, bytes(32))
+        assert refused(Evidence(CA.key, ORIGIN, exhibit)).reason is Reason.UNKNOWN_SIGNER
+
+    def test_only_lines_of_the_subject_can_fail(self) -> None:
+        """One failing line in the subject's name is enough, beside good ones; without any line nothing is shown."""
+        ca = SplitViewCA(5)
+        good, other = ca.note("A", 9), ca.note("B", 9)
+        mixed = Evidence(CA.key, ORIGIN, BadSignature(good.with_signatures(*other.signatures)))
+        assert not verify_evidence(mixed).is_proof
+        absent = Evidence(MIRROR.key, ORIGIN, BadSignature(Note(good.text, other.signatures)))
+        assert refused(absent).reason is Reason.UNKNOWN_SIGNER
 
     def test_only_mldsa_keys_sign_subtrees(self) -> None:
         """A subtree in the name of another key is refused, as a failing signature too."""
@@ -294,7 +352,7 @@ class TestServedFiles:
 
     def test_files_that_cannot_be_judged(self) -> None:
         """Without the tile above it, or in another tree, a file shows nothing."""
-        for changes in ([(Tile(0, 0, 9), None)], [(Tile(0, 0, 7), bytes(32 * 7))]):
+        for changes in ([(Tile(0, 0, 9), None)], [(Tile(0, 0, 7), bytes(32 * 7))], [(EntriesTile(0, 7), b"\0\0" * 7)]):
             assert refused(self.files(*changes)).reason is Reason.BAD_DOCUMENT
 
     def test_not_too_many_and_none_twice(self) -> None:
@@ -375,6 +433,14 @@ class TestFinding:
         assert found is not None
         assert found.kind == "bad-signature"
 
+    def test_proof_that_leads_nowhere_is_no_evidence(self) -> None:
+        """A proof too short, too long or of other hashes shows nothing: anybody can send one."""
+        ca = SplitViewCA(5)
+        view, good = view_of(ca, "A", 7), ca.request("B", 7, 12)
+        assert self.found(ca, view, good) is not None
+        for proof in ((), good.proof[:-1], (*good.proof, bytes(32)), (bytes(32), *good.proof[1:])):
+            assert self.found(ca, view, replace(good, proof=proof)) is None
+
     def test_nothing_against_others(self) -> None:
         """A request for another log, or one that no known key signed, is evidence against nobody."""
         ca = SplitViewCA(5)
@@ -394,6 +460,16 @@ class TestFinding:
         assert isinstance(found.exhibit, SplitView)
         assert {line.name for line in found.exhibit.first.signatures} == {CA.key.name}
 
+    def test_proof_goes_before_testimony(self) -> None:
+        """Where one key of a log is convicted and a line of the other one fails, it is the proof that is found."""
+        ca = SplitViewCA(5, signer=LOG)
+        log = KnownLog(ORIGIN, (CA.key, LOG.key))
+        note = ca.note("B", 9).with_signatures(CA.cosign(ca.checkpoint("A", 9), 1))
+        request = AddCheckpoint.parse(AddCheckpoint.encode(9, (), note.encode()))
+        found = find_evidence(ca.hasher, log, view_of(ca, "A", 9), request)
+        assert found is not None
+        assert (found.kind, found.subject) == ("split-view", LOG.key)
+
     def test_trees_tell_at_every_size(self) -> None:
         """Who holds the larger tree proves every contradiction, powers of two included."""
         for fork in (0, 1, 3, 4, 7):
@@ -410,135 +486,8 @@ class TestFinding:
             compare_trees(ca.hasher, ca.readers["B"], CA.key, ca.note("A", 7), ca.note("A", 12))
         with pytest.raises(Rejected):
             compare_trees(ca.hasher, ca.readers["B"], MIRROR.key, ca.note("A", 7), ca.note("B", 12))
-
-
-class TestDocument:
-    """The JSON document."""
-
-    @pytest.mark.parametrize("evidence", ALL, ids=NAMES)
-    def test_round_trip(self, evidence: Evidence) -> None:
-        """A document is read back to the same evidence, and written to the same bytes."""
-        data = encode_evidence(evidence)
-        assert parse_evidence(data) == evidence
-        assert encode_evidence(parse_evidence(data)) == data
-
-    @pytest.mark.parametrize("evidence", every_kind(LOG), ids=lambda item: item.kind)
-    def test_every_truncation_and_trailing_bytes(self, evidence: Evidence) -> None:
-        """A document that is cut off anywhere, or goes on, is refused."""
-        data = encode_evidence(evidence).rstrip()
-        for cut in range(len(data)):
-            with pytest.raises(FormatError):
-                parse_evidence(data[:cut])
-        for tail in (b"x", b"{}", b"\0"):
-            with pytest.raises(FormatError):
-                parse_evidence(data + tail)
-
-    @pytest.mark.parametrize("evidence", ALL, ids=NAMES)
-    def test_each_member_is_needed_and_typed(self, evidence: Evidence) -> None:
-        """A member that is missing, of another type, or not known is refused with its place."""
-        document = json.loads(encode_evidence(evidence))
-        for path in _paths(document):
-            if path[0] != "collected":
-                self.refuse(_changed(document, path, ...))
-            values: tuple[object, ...] = (None, True, -1, 1.5, {}, [], [1], "", "\ud800", "é", 2**70, ["x"] * 99)
-            for value in values:
-                if type(value) is type(_value(document, path)) and value != "\ud800":
-                    continue
-                self.refuse(_changed(document, path, value))
-        for path in [(), *(path for path in _paths(document) if isinstance(_value(document, path), dict))]:
-            self.refuse(_changed(document, (*path, "extra"), "x"))
-
-    def refuse(self, document: object) -> FormatError:
-        """Return why a document is refused."""
-        with pytest.raises(FormatError) as caught:
-            parse_evidence(json.dumps(document).encode())
-        return caught.value
-
-    def test_place_of_a_fault(self) -> None:
-        """The error names where the fault stands."""
-        document = json.loads(encode_evidence(every_kind()[1]))
-        document["exhibit"]["proof"][1] = "?"
-        assert self.refuse(document).facts["place"] == "exhibit.proof[1]"
-        document["exhibit"]["proof"] = []
-        document["exhibit"]["newer"] = "x"
-        assert self.refuse(document).facts["place"] == "exhibit.newer"
-
-    @pytest.mark.parametrize(
-        ("data", "reason"),
-        [
-            (b"", Reason.BAD_DOCUMENT),
-            (b"[]", Reason.BAD_DOCUMENT),
-            (b"\xff", Reason.BAD_DOCUMENT),
-            (b'{"format":"mtc-evidence/v2"}', Reason.UNKNOWN_FORMAT),
-            (b"{}", Reason.UNKNOWN_FORMAT),
-            (b'{"format":"mtc-evidence/v1","format":"mtc-evidence/v1"}', Reason.BAD_DOCUMENT),
-            (b'{"format":"mtc-evidence/v1","kind":"x"}', Reason.BAD_DOCUMENT),
-            (b'{"format":NaN}', Reason.BAD_DOCUMENT),
-            (b'{"format":' + b"9" * 5000 + b"}", Reason.BAD_DOCUMENT),
-            (b'{"format":' + b"[" * 4000, Reason.TOO_DEEP),
-            (b'{"format":[' + b"{}," * 5000, Reason.TOO_LARGE),
-            (b'{"format":[' + b'"",' * 50000, Reason.TOO_LARGE),
-            (b" " * (MAX_EVIDENCE_BYTES + 1), Reason.TOO_LARGE),
-        ],
-        ids=str,
-    )
-    def test_hostile_documents(self, data: bytes, reason: Reason) -> None:
-        """What is no document of this format is refused early, with its reason."""
-        with pytest.raises(FormatError) as caught:
-            parse_evidence(data)
-        assert caught.value.reason is reason
-
-    def test_log_cannot_sign_itself_out_of_evidence(self) -> None:
-        """A checkpoint with long extension lines of brackets, quotes and commas is evidence like any other."""
-        ca = SplitViewCA(5)
-        lines = ('{["\\' * 20_000, ',"\\\\"' * 20_000, '"' * 20_000)
-        notes = [signed(replace(ca.checkpoint(view, 9), extensions=lines), CA, at=1) for view in "AB"]
-        evidence = Evidence(CA.key, ORIGIN, SplitView(*notes))
-        assert verify_evidence(parse_evidence(encode_evidence(evidence))).is_proof
-
-    def test_largest_bundle_fits(self) -> None:
-        """A bundle of 256 of the largest entries that was served falsely can be kept."""
-        ca = SplitViewCA(256, length=256)
-        (tile, hashes), (place, _) = ca.tiles("A", 256).items()
-        content = (b"\xff\xff" + bytes(65535)) * 256
-        evidence = Evidence(CA.key, ORIGIN, BadEntries(ca.note("A", 256), ((tile, hashes), (place, content))))
-        assert verify_evidence(parse_evidence(encode_evidence(evidence))).testimony
-
-    def test_remarks_are_bounded(self) -> None:
-        """Who collected evidence has a bounded name."""
-        with pytest.raises(FormatError):
-            ALL[0].collected("", "x" * (MAX_REMARK_CHARACTERS + 1))
-
-
-def _paths(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the places of everything in a JSON value."""
-    items: list[tuple[Any, object]] = []
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))[:1]
-    for name, item in items:
-        if isinstance(name, str):
-            yield (*path, name)
-        yield from _paths(item, (*path, name))
-
-
-def _value(document: Any, path: tuple[Any, ...]) -> Any:  # noqa: ANN401 - JSON
-    """Return what stands at a place."""
-    for name in path:
-        document = document[name]
-    return document
-
-
-def _changed(document: object, path: tuple[Any, ...], value: object) -> object:
-    """Return a copy of a document with another value at a place; `...` leaves it out."""
-    copy = json.loads(json.dumps(document))
-    parent = _value(copy, path[:-1])
-    if value is ...:
-        del parent[path[-1]]
-    else:
-        parent[path[-1]] = value
-    return copy
+        elsewhere = SplitViewCA(5, origin=ELSEWHERE).note("A", 7)
+        assert compare_trees(ca.hasher, ca.readers["B"], CA.key, elsewhere, ca.note("B", 12)) is None
 
 
 def test_hash_is_the_logs() -> None:

@@ -1,7 +1,7 @@
 """Keeping evidence: once each, verified, within bounds that no stranger and no key holder exhausts for others."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -133,9 +133,18 @@ def test_disk_is_bounded(limits: EvidenceLimits) -> None:
     assert len(store.objects) == 2
 
 
+class _SlowStore(MemoryStore):
+    """A store that lets others go on before it stores."""
+
+    async def put(self, objects: Mapping[str, bytes]) -> None:
+        """Store, later."""
+        await asyncio.to_thread(lambda: None)
+        await super().put(objects)
+
+
 def test_many_at_once() -> None:
     """Requests that bring evidence at the same time do not get past the bounds together."""
-    store = MemoryStore()
+    store = _SlowStore()
 
     async def story() -> None:
         keeper = EvidenceKeeper(store, limits=EvidenceLimits(bundles=3))

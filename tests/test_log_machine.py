@@ -215,6 +215,35 @@ def test_recovery_refuses_another_staged_round() -> None:
     assert ours.staged_key != theirs.staged_key
 
 
+def test_record_knows_the_end_of_evidence_and_the_way_back() -> None:
+    """A round's record names the first moment when evidence of it ends, and the record before it without its own."""
+    hasher = active_kernel().hasher("sha256")
+    first = start_log(hasher, 1, NOW)
+    items = [replace(item, evidence_until=until) for item, until in zip(pending(4), (0, 9, 5, 0), strict=True)]
+    batch = plan_batch(hasher, first, items, NOW)
+    record = batch.state.record
+    assert record.evidence_until == 5
+    assert LogRecord.parse(record.before) == first.record
+    assert LogRecord.parse(record.encode()) == record
+    assert record.encode()[:1] == b"\2"
+    after = plan_batch(hasher, batch.state, [replace(pending(1, 4)[0], evidence_until=7)], NOW).state.record
+    assert LogRecord.parse(after.before) == record.settled
+    plain = plan_batch(hasher, batch.state, pending(1, 4), NOW)
+    assert (plain.state.record.evidence_until, plain.state.record.before) == (0, b"")
+    assert plain.state.record.encode()[:1] == b"\1", "a round without evidence is written as before"
+    timeless = [replace(item, evidence_until=0) for item in items]
+    assert plan_batch(hasher, first, timeless, NOW).staged == batch.staged, "what is staged says nothing of evidence"
+    for wrong in ({"evidence_until": 5}, {"before": b"x"}, {"evidence_until": -1, "before": b"x"}):
+        with pytest.raises(FormatError):
+            replace(first.record, **wrong)
+
+
+@pytest.mark.parametrize(("until", "is_stale"), [(0, False), (NOW - 1, True), (NOW, False), (NOW + 1, False)])
+def test_last_second_of_evidence_counts(until: int, *, is_stale: bool) -> None:
+    """Evidence may be used up to and including its last second; zero is without end."""
+    assert replace(pending(1)[0], evidence_until=until).is_stale(NOW) is is_stale
+
+
 @given(st.binary(max_size=80))
 def test_hostile_records_raise_only_format_errors(data: bytes) -> None:
     """Any bytes are a record that encodes to themselves, or a FormatError."""
@@ -230,7 +259,9 @@ def test_formats_refuse_truncation_and_trailing_bytes() -> None:
     hasher = active_kernel().hasher("sha256")
     batch = plan_batch(hasher, start_log(hasher, 1, NOW), pending(3), NOW)
     record = batch.state.record.encode()
-    for parse, data in ((LogRecord.parse, record), (StagedRound.parse, batch.staged)):
+    item = replace(pending(1, 3)[0], evidence_until=NOW + 5)
+    aging = plan_batch(hasher, batch.state, [item], NOW).state.record.encode()
+    for parse, data in ((LogRecord.parse, record), (LogRecord.parse, aging), (StagedRound.parse, batch.staged)):
         parse(data)
         for changed in (*(data[:at] for at in range(len(data))), data + b"\0"):
             with pytest.raises(FormatError):

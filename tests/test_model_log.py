@@ -14,19 +14,18 @@ from typing import Any
 
 import pytest
 
-import mtc.log.service as sequencer
 from mtc.ca.service import Rollover, begin_next_log
 from mtc.ca.state import STATE_NAME, CAState
-from mtc.errors import ConflictError, Error, PeerError, Reason, StorageError
+from mtc.errors import ConflictError, Error, PeerError, Reason, Rejected, StorageError
 from mtc.ids import TrustAnchorID
 from mtc.kernel import python_kernel
 from mtc.log import LogRecord, PendingEntry
 from mtc.log.ledger.service import Ledger
-from mtc.log.service import IssuanceLog, SignedTree, TreeToSign
+from mtc.log.service import IssuanceLog, SignedTree, TreeToSign, sequencer
 from mtc.merkle import root_hash
 from mtc.note import Checkpoint, Note, NoteSignature, parse_note
 from mtc.profile import PRIVATE_SERVICE
-from mtc.signer import SignerRules, SignerView, TreeRequest, plan_signing
+from mtc.signer import SignerRules, SignerView, SigningPlan, TreeRequest, plan_refusal, plan_signing
 from mtc.store import MemoryRegister, MemoryStore
 from mtc.testing import FakeClock
 from mtc.tiles import EntryBundle, bundles_for_growth
@@ -80,6 +79,10 @@ class World:
     largest: dict[int, int] = field(default_factory=dict)
     # Planted mistakes, by name; see `test_explorer_finds_mistakes`.
     mistakes: frozenset[str] = frozenset()
+    # Seconds that the validation behind an entry may be used for; 0: without end.
+    evidence_s: int = 0
+    # Trees whose evidence had ended when they were signed for the first time (S11).
+    stale: list[tuple[int, int, bytes, int]] = field(default_factory=list)
 
     async def pass_gate(self, process: int, name: str, effect: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
         """Wait for the decision, and do what it says."""
@@ -165,10 +168,13 @@ class GatedSigner:
             timestamp=tree.timestamp,
             start=tree.start,
             entries=tree.entries,
+            evidence_until=0 if "signer ignores evidence" in world.mistakes else tree.evidence_until,
         )
-        views = {} if "signer forgets" in world.mistakes else world.views
-        plan = plan_signing(HASHER, RULES, views, request, now)
+        plan = await self._plan(request, now)
         said = (tree.log_number, tree.tree_size, tree.root_hash, tree.timestamp)
+        is_first = not any(item[:3] == said[:3] for item in world.journal)
+        if is_first and 0 < tree.evidence_until < now:
+            world.stale.append(said)
 
         async def journal() -> None:
             world.journal.append(said)
@@ -185,6 +191,26 @@ class GatedSigner:
             await world.pass_gate(self._process, name, step)
         text = Checkpoint(f"log {tree.log_number}", tree.tree_size, tree.root_hash).encode()
         return SignedTree(Note(text, (NoteSignature("key", bytes(4), b"none"),)).encode(), {})
+
+    async def _plan(self, request: TreeRequest, now: int) -> SigningPlan:
+        """Decide as the key holder does: a refusal is remembered before it is told, an announced tree is signed."""
+        world = self._world
+        views = {} if "signer forgets" in world.mistakes else world.views
+        try:
+            return plan_signing(HASHER, RULES, views, request, now)
+        except Rejected as refusal:
+            if refusal.reason is not Reason.STALE_EVIDENCE:
+                raise
+            last = next((item for item in reversed(world.journal) if item[0] == request.log_number), None)
+            if last is not None and last[1:3] == (request.tree_size, request.root_hash):
+                return plan_signing(HASHER, RULES, views, replace(request, evidence_until=0), now)
+            refused = plan_refusal(views, request, now)
+
+            async def remember() -> None:
+                world.views[request.log_number] = refused
+
+            await world.pass_gate(self._process, "signer refusal", remember)
+            raise
 
 
 def record_of(world: World, number: int) -> LogRecord | None:
@@ -221,6 +247,7 @@ def check_always(world: World) -> None:
         assert last.get(number, (0, 0)) <= (size, timestamp), "S3: a signed tree or its time goes back"
         last[number] = (size, timestamp)
         assert (number, size, root, timestamp) in world.journal, "S6: a signature is not in the journal"
+    assert not world.stale, "S11: entries are issued on stale evidence"
     if world.signed:
         number, size, root, timestamp = world.signed[-1]
         record = record_of(world, number)
@@ -236,9 +263,10 @@ def check_always(world: World) -> None:
                 assert entries[index].endswith(key), "S7: an acknowledged entry is not where it was said to be"
 
 
-def entry(key: bytes) -> PendingEntry:
-    """Return an entry that ends with its request key."""
-    return PendingEntry(0xF000, b"entry " + key, 0, key)
+def entry(world: World, key: bytes, patience: int = 1) -> PendingEntry:
+    """Return an entry that ends with its request key, validated just now. patience: times its evidence's usual age."""
+    until = int(world.clock.now().timestamp()) + world.evidence_s * patience if world.evidence_s else 0
+    return PendingEntry(0xF000, b"entry " + key, 0, key, until)
 
 
 async def open_log(world: World, process: int, number: int) -> IssuanceLog:
@@ -254,7 +282,7 @@ async def open_log(world: World, process: int, number: int) -> IssuanceLog:
 
 async def ask(world: World, log: IssuanceLog, keys: Sequence[bytes]) -> None:
     """Have entries appended, round after round, and note what one was told."""
-    tasks = {key: asyncio.ensure_future(log.append(entry(key))) for key in keys}
+    tasks = {key: asyncio.ensure_future(log.append(entry(world, key))) for key in keys}
     await asyncio.sleep(0)
     try:
         for _ in range(8):
@@ -265,8 +293,14 @@ async def ask(world: World, log: IssuanceLog, keys: Sequence[bytes]) -> None:
                 continue
             for _ in range(5):
                 await asyncio.sleep(0)
-            for key, task in tasks.items():
-                if task.done():
+            for key, task in list(tasks.items()):
+                if task.done() and isinstance(task.exception(), Rejected):
+                    # Validated again, and so that it lasts.
+                    assert world.evidence_s
+                    assert key not in world.told, "S8: refused after it was told"
+                    tasks[key] = asyncio.ensure_future(log.append(entry(world, key, 100)))
+                    await asyncio.sleep(0)
+                elif task.done():
                     place = task.result()
                     world.told.setdefault(key, (place.log_number, place.index))
                     assert world.told[key] == (place.log_number, place.index), "S8: one request, two answers"
@@ -330,11 +364,12 @@ class Story:
     faults: int
     switches: int
     mistakes: frozenset[str] = frozenset()
+    evidence_s: int = 0
 
 
 async def play(story: Story, decisions: Sequence[int]) -> list[int]:
     """Play a story by decisions; beyond them the first option is taken. Returns how many options each step had."""
-    world = World(mistakes=story.mistakes)
+    world = World(mistakes=story.mistakes, evidence_s=story.evidence_s)
     options_seen: list[int] = []
     lives = [asyncio.create_task(script(world, number, keys)) for number, (script, keys) in enumerate(story.scripts)]
     faults, switches, running = story.faults, story.switches, 0
@@ -448,6 +483,16 @@ def test_two_writers_and_a_fault() -> None:
     assert explore(Story(((run_process, (A,)), (run_process, (B,))), faults=1, switches=1), 40_000) > 300
 
 
+def test_stale_evidence_with_a_fault() -> None:
+    """One sequencer; validation that ends while any one step fails or the process dies is never signed on."""
+    assert explore(Story(((run_process, (A, B)),), faults=1, switches=0, evidence_s=1), 2000) > 50
+
+
+def test_two_writers_and_stale_evidence() -> None:
+    """Two sequencers, each of which may undo the other's round, with any one failure or crash of either."""
+    assert explore(Story(((run_process, (A,)), (run_process, (B,))), faults=1, switches=1, evidence_s=1), 40_000) > 300
+
+
 def test_rollover_with_a_fault() -> None:
     """The log is changed while any one step of it fails or the process dies."""
     assert explore(Story(((roll_over, (A,)),), faults=1, switches=0), 3000) > 60
@@ -467,8 +512,18 @@ def test_rollover_against_a_writer() -> None:
         Story(((run_process, (A,)), (run_process, (B,))), faults=1, switches=2),
         Story(((roll_over, (A,)),), faults=2, switches=0),
         Story(((run_process, (A,)), (roll_over, (B,))), faults=1, switches=1),
+        Story(((run_process, (A, B)),), faults=2, switches=0, evidence_s=1),
+        Story(((run_process, (A,)), (run_process, (B,))), faults=1, switches=2, evidence_s=1),
     ],
-    ids=["two faults", "three switches", "fault and switches", "rollover, two faults", "rollover, writer and fault"],
+    ids=[
+        "two faults",
+        "three switches",
+        "fault and switches",
+        "rollover, two faults",
+        "rollover, writer and fault",
+        "stale evidence, two faults",
+        "stale evidence, fault and switches",
+    ],
 )
 def test_deeper(story: Story) -> None:
     """The same, one step deeper."""
@@ -483,3 +538,10 @@ def test_explorer_finds_mistakes(mistake: str) -> None:
         story = replace(story, mistakes=frozenset({mistake, "swap without comparing"}))
     with pytest.raises(AssertionError, match=r"S\d"):
         explore(story, 60_000)
+
+
+def test_explorer_finds_stale_evidence() -> None:
+    """A signer that does not look at the age of the evidence is found."""
+    story = Story(((run_process, (A,)),), 1, 0, frozenset({"signer ignores evidence"}), evidence_s=1)
+    with pytest.raises(AssertionError, match="S11"):
+        explore(story, 2000)

@@ -1,6 +1,7 @@
 """The signer's journal: what a line says, and what a crash may do to the last one."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,26 @@ def test_damage_elsewhere_is_found(tmp_path: Path) -> None:
     assert caught.value.facts["line"] == 2
     with pytest.raises(FormatError):
         read_last_lines(path)
+
+
+def test_last_tree_of_a_log_is_found_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little is read at once, the last tree of a log is found behind lists and other logs, torn lines apart."""
+    other = replace(TREE, log_number=2, tree_size=4, subtrees=())
+    later = replace(TREE, tree_size=9)
+    path = tmp_path / "journal"
+    data = b"".join(line.encode() for line in (TREE, later, CRL, other, CRL))
+    path.write_bytes(data + replace(later, tree_size=99).encode()[:-9])
+    for tail_bytes in (1, 7, 100, len(data), 1 << 18):
+        monkeypatch.setattr("mtc.signer.service.journal.TAIL_BYTES", tail_bytes)
+        journal = Journal(path)
+        assert (journal.find_tree(1), journal.find_tree(2), journal.find_tree(3)) == (later, other, None)
+        journal.close()
+    empty = Journal(tmp_path / "empty")
+    assert empty.find_tree(1) is None
+    empty.append(b"{}\n")
+    with pytest.raises(FormatError):
+        empty.find_tree(1)
+    empty.close()
 
 
 @pytest.mark.parametrize("tail_bytes", range(1, 1200, 37))

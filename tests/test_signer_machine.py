@@ -15,7 +15,7 @@ from mtc.log import PendingEntry, plan_batch, start_log
 from mtc.log.machine import ACCUMULATED_ENTRY
 from mtc.merkle import MAX_TREE_SIZE, Frontier, Subtree, cover, root_hash
 from mtc.note import CosignedMessage
-from mtc.signer import SignerRules, SignerView, TreeRequest, plan_signing
+from mtc.signer import SignerRules, SignerView, TreeRequest, plan_refusal, plan_signing
 
 NOW = 1_795_262_400
 CA_ID = TrustAnchorID.parse("32473.1")
@@ -191,13 +191,48 @@ def test_rule_5_root_and_entries_must_fit() -> None:
         assert error.facts["tree_size"] == 5
 
 
+def test_rule_6_stale_evidence_is_refused_for_good() -> None:
+    """A tree that grows is signed up to the last second of its evidence; once refused, also when the clock goes back.
+
+    A tree of the size that was signed is signed again, however old it is.
+    """
+    for now in (NOW, NOW + 10):
+        plan_signing(HASHER, RULES, {}, replace(request(null_entries(3)), evidence_until=NOW + 10), now)
+    asked = replace(request(null_entries(3)), evidence_until=NOW + 10)
+    assert refusal({}, asked, now=NOW + 11).reason is Reason.STALE_EVIDENCE
+    views = signed(null_entries(2))
+    remembered = SignerView.parse(plan_refusal(views, asked, NOW + 11).encode())
+    assert remembered == replace(views[1], stale_before=NOW + 11)
+    for until, is_stale in ((NOW + 10, True), (NOW + 11, False), (0, False)):
+        again = replace(request(null_entries(3), 2), evidence_until=until)
+        if is_stale:
+            assert refusal({1: remembered}, again, now=NOW).reason is Reason.STALE_EVIDENCE
+        else:
+            plan = plan_signing(HASHER, RULES, {1: remembered}, again, NOW)
+            assert plan.view.stale_before == NOW + 11
+            plan_signing(HASHER, RULES, {1: plan.view}, replace(again, evidence_until=1), NOW + 999)
+    assert plan_refusal({1: remembered}, asked, NOW + 99) == remembered
+
+
+def test_rule_6_comes_last() -> None:
+    """Only a tree that would be signed otherwise is refused as stale, because the log undoes it then."""
+    stale = replace(request(null_entries(3)), evidence_until=1)
+    assert isinstance(refusal({}, replace(stale, root_hash=bytes(32))), ConflictError)
+    assert isinstance(refusal({}, replace(stale, start=1, entries=stale.entries[1:])), ConflictError)
+    assert refusal({}, request([b"\0\0\0\2"])).reason is Reason.BAD_ENTRY_TYPE
+
+
 def test_view_refuses_truncation_and_trailing_bytes() -> None:
     """A view is refused when cut off anywhere, followed by a byte, or of another version."""
-    data = signed(null_entries(7))[1].encode()
-    assert SignerView.parse(data).frontier.tree_size == 7
-    for changed in (*(data[:at] for at in range(len(data))), data + b"\0", b"\2" + data[1:]):
-        with pytest.raises(FormatError):
-            SignerView.parse(changed)
+    view = signed(null_entries(7))[1]
+    data, stale = view.encode(), replace(view, stale_before=NOW).encode()
+    assert SignerView.parse(data) == view
+    assert SignerView.parse(stale) == replace(view, stale_before=NOW)
+    for whole in (data, stale):
+        for changed in (*(whole[:at] for at in range(len(whole))), whole + b"\0", b"\3" + whole[1:]):
+            with pytest.raises(FormatError):
+                SignerView.parse(changed)
+    assert (data[:1], stale[:1]) == (b"\1", b"\2"), "a view without stale evidence is written as before"
     empty = SignerView(log_number=1, frontier=Frontier(), timestamp=0)
     assert SignerView.parse(empty.encode()) == empty
 

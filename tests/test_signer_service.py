@@ -59,10 +59,10 @@ def asked(count: int, start: int = 0) -> TreeRequest:
     return request(null_entries(count), start, timestamp=int(FakeClock().now().timestamp()))
 
 
-def holder(folder: Path, register: FailingRegister) -> KeyHolder:
+def holder(folder: Path, register: FailingRegister, clock: FakeClock | None = None) -> KeyHolder:
     """Return a key holder with its journal in the folder."""
     hasher, rules = active_kernel().hasher("sha256"), SignerRules(ca_id=CA_ID)
-    return KeyHolder(hasher, rules, CountingSigner(), register, Journal(folder / "journal"), FakeClock())
+    return KeyHolder(hasher, rules, CountingSigner(), register, Journal(folder / "journal"), clock or FakeClock())
 
 
 def journal(folder: Path) -> list[bytes]:
@@ -112,6 +112,50 @@ def test_no_signature_before_the_record_is_durable(tmp_path: Path, number: int, 
                 assert CountingSigner.count == before
                 await holder(tmp_path, register).sign(asked(size, start))
         assert len(register.values) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("failure", Failure, ids=lambda failure: failure.value)
+def test_refusal_as_stale_is_durable_before_it_is_told(tmp_path: Path, failure: Failure) -> None:
+    """Whoever hears that evidence is stale may rely on it: a key whose clock goes back afterwards still refuses."""
+
+    async def run() -> None:
+        register, clock = FailingRegister(), FakeClock()
+        stale = replace(asked(3), evidence_until=asked(3).timestamp + 10)
+        clock.advance(11)
+        register.plan.fail_write(0, failure)
+        with pytest.raises(StorageError):
+            await holder(tmp_path, register, clock).sign(stale)
+        with pytest.raises(Rejected) as caught:
+            await holder(tmp_path, register, clock).sign(stale)
+        assert caught.value.reason is Reason.STALE_EVIDENCE
+        clock.advance(-11)
+        writes, before = register.plan.writes, CountingSigner.count
+        with pytest.raises(Rejected):
+            await holder(tmp_path, register, clock).sign(stale)
+        assert register.plan.writes == writes, "it is remembered once"
+        assert (CountingSigner.count, journal(tmp_path)) == (before, [])
+        await holder(tmp_path, register, clock).sign(replace(stale, evidence_until=asked(3).timestamp + 11))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("failure", Failure, ids=lambda failure: failure.value)
+def test_announced_tree_is_signed_whatever_its_age(tmp_path: Path, failure: Failure) -> None:
+    """A crash behind the journal leaves a tree that counts as signed, with the record or without it."""
+
+    async def run() -> None:
+        register, clock = FailingRegister(), FakeClock()
+        aging = replace(asked(3), evidence_until=asked(3).timestamp + 10)
+        register.plan.fail_write(0, failure)
+        with pytest.raises(StorageError):
+            await holder(tmp_path, register, clock).sign(aging)
+        clock.advance(86400)
+        assert len((await holder(tmp_path, register, clock).sign(aging)).subtrees) == 2
+        grown = replace(asked(5, 3), evidence_until=asked(3).timestamp + 10)
+        with pytest.raises(Rejected):
+            await holder(tmp_path, register, clock).sign(grown)
 
     asyncio.run(run())
 
@@ -188,7 +232,7 @@ def test_hostile_frames_raise_only_our_errors(data: bytes) -> None:
 @given(st.lists(st.binary(max_size=40), max_size=20), st.booleans(), st.binary(max_size=99))
 def test_requests_survive_the_socket(entries: list[bytes], with_subtrees: bool, tbs: bytes) -> None:  # noqa: FBT001 - given
     """Every request is read as it was written, whatever its entries are; an entry too large for the log is not sent."""
-    tree = replace(asked(0), entries=entries, with_subtrees=with_subtrees)
+    tree = replace(asked(0), entries=entries, with_subtrees=with_subtrees, evidence_until=len(tbs))
     for sent in (tree, CRLRequest(tbs), KeyQuery()):
         assert parse_request(encode_request(sent)) == sent
     with pytest.raises(UsageError):

@@ -153,7 +153,9 @@ class CertificationAuthority:
         places = await self.log.submit(pending)
         fresh: dict[int, tuple[PublishedRound, list[tuple[_Prepared, Appended]]]] = {}
         for item, place in zip(prepared, places, strict=True):
-            if place.round_ is None:
+            if isinstance(place, Error):
+                results[item.place] = place
+            elif place.round_ is None:
                 results[item.place] = await self._find_again(item, place)
             else:
                 fresh.setdefault(id(place.round_), (place.round_, []))[1].append((item, place))

@@ -4,50 +4,38 @@ A key that is not there takes the profile's number; a key that is not known is a
 CA's configuration must not be silent.
 """
 
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from mtc.errors import Error, Reason, UsageError
+from mtc.ca.cosigning.config import CosigningConfig, format_cosigning, read_cosigning
+from mtc.ca.sections import Section, format_duration, parse_duration
+from mtc.errors import Reason, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, parse_revision
 from mtc.profile import PRIVATE_SERVICE, Profile, parse_profile
+
+__all__ = [
+    "CONFIG_NAME",
+    "MAX_CONFIG_BYTES",
+    "PRUNING_POLICIES",
+    "CAConfig",
+    "check_prefix_url",
+    "format_config",
+    "format_duration",
+    "parse_address",
+    "parse_config",
+    "parse_duration",
+    "read_config",
+]
 
 CONFIG_NAME = "ca.toml"
 MAX_CONFIG_BYTES = 1 << 20
 
-_UNITS = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-}
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)", re.ASCII)
-_LONGEST = timedelta(days=36500)
 PRUNING_POLICIES = ("keep", "refuse", "delete")
 """What happens below the minimum index: still served, refused though kept, or deleted."""
-
-
-def parse_duration(text: object, what: str) -> timedelta:
-    """Return a duration such as `100ms`, `30s`, `5m`, `1h` or `7d`. Raises UsageError that names `what`."""
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    value = int(match[1]) * _UNITS[match[2]] if match else None
-    if value is None or value > _LONGEST:
-        raise UsageError(Reason.USAGE, f"{what}: {text!r} is no duration; write for example 100ms, 30s, 5m, 1h or 7d")
-    return value
-
-
-def format_duration(value: timedelta) -> str:
-    """Return a duration in its largest whole unit; the inverse of `parse_duration`."""
-    for name in ("d", "h", "m", "s", "ms"):
-        if value >= _UNITS[name] and not value % _UNITS[name]:
-            return f"{value // _UNITS[name]}{name}"
-    return f"{value // _UNITS['ms']}ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +46,7 @@ class CAConfig:
     listen: host and port of the HTTP server, None for none. socket: path of the Unix socket, relative to the folder.
     has_remote_api: the API answers other machines too; over TCP it always needs a token. signer_socket: of a signer
     that somebody else runs; None: the CA starts its own. pruning: one of `PRUNING_POLICIES`. storage: where state lies.
+    cosigning: the cosigners and the quorum, empty without any.
     """
 
     ca_id: TrustAnchorID
@@ -73,7 +62,25 @@ class CAConfig:
     passphrase_file: str | None = None
     pruning: str = "refuse"
     allowed_names: tuple[str, ...] = ()
+    cosigning: CosigningConfig = field(default_factory=CosigningConfig)
     overrides: Mapping[str, timedelta | int] = field(default_factory=dict)
+
+    @property
+    def quorum_wait(self) -> timedelta:
+        """How long after its signing a round may lack its quorum before nothing new is taken."""
+        return self.profile.max_quorum_wait if self.cosigning.rule.wait is None else self.cosigning.rule.wait
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """True when the next tree may be signed before this one has its quorum."""
+        chosen = self.cosigning.rule.run_ahead
+        return self.profile.may_run_ahead if chosen is None else chosen
+
+    @property
+    def needs_view(self) -> bool:
+        """True when nothing is signed before a cosigner has said what it knows; needs cosigners."""
+        chosen = self.cosigning.rule.needs_view
+        return bool(self.cosigning.peers) and (self.profile.needs_view if chosen is None else chosen)
 
     @property
     def url_path(self) -> str:
@@ -91,67 +98,19 @@ _DURATION_KEYS = {
 _COUNT_KEYS = {"landmarks": ("max_active_landmarks",)}
 
 
-class _Section:
-    """A table of the file, of which every key must be taken."""
+def parse_config(data: bytes, file: str = CONFIG_NAME, folder: Path | None = None) -> CAConfig:
+    """Read a configuration, strictly. Raises UsageError that names the file, the key and the cure.
 
-    def __init__(self, name: str, values: object, file: str) -> None:
-        self.name, self.file = name, file
-        if not isinstance(values, dict):
-            raise UsageError(Reason.USAGE, f"{file}: [{name}] is no table")
-        self.values: dict[str, Any] = dict(values)
-
-    def where(self, key: str) -> str:
-        """Name a key for people."""
-        return f"{self.file}: {self.name + '.' if self.name else ''}{key}"
-
-    def text(self, key: str) -> str | None:
-        """Take a string."""
-        value = self.values.pop(key, None)
-        if value is not None and not isinstance(value, str):
-            raise UsageError(Reason.USAGE, f"{self.where(key)} must be a string")
-        return value
-
-    def flag(self, key: str) -> bool:
-        """Take a boolean, false when it is not there."""
-        value = self.values.pop(key, False)
-        if not isinstance(value, bool):
-            raise UsageError(Reason.USAGE, f"{self.where(key)} must be true or false")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Take a list of strings."""
-        value = self.values.pop(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise UsageError(Reason.USAGE, f"{self.where(key)} must be a list of strings")
-        return tuple(value)
-
-    def parsed(self, key: str, parse: Callable[[str], Any], default: Any) -> Any:  # noqa: ANN401 - the parser's type
-        """Take a string and parse it; the parser's error gets the key's name in front."""
-        value = self.text(key)
-        if value is None:
-            return default
-        try:
-            return parse(value)
-        except Error as error:
-            raise UsageError(error.reason, f"{self.where(key)}: {error.message}") from None
-
-    def finish(self) -> None:
-        """Refuse what nobody took."""
-        if self.values:
-            raise UsageError(
-                Reason.USAGE, f"{self.where(min(self.values))} is no key of a CA's configuration; is it misspelt?"
-            )
-
-
-def parse_config(data: bytes, file: str = CONFIG_NAME) -> CAConfig:
-    """Read a configuration, strictly. Raises UsageError that names the file, the key and the cure."""
+    folder: where the file stands, for the policy file that it may name.
+    """
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(Reason.USAGE, f"{file} is no TOML: {error}") from None
     names = ("storage", "server", "signer", "log", "certificates", "landmarks", "revocation", "pruning")
-    sections = {name: _Section(name, document.pop(name, {}), file) for name in names}
-    top = _Section("", document, file)
+    sections = {name: Section(name, document.pop(name, {}), file) for name in names}
+    cosigning = read_cosigning(document, file, folder)
+    top = Section("", document, file)
     ca_id = top.parsed("id", TrustAnchorID.parse, None)
     if ca_id is None:
         raise UsageError(Reason.USAGE, f"{file}: id is missing; it is the CA's trust anchor ID, for example 32473.1")
@@ -172,15 +131,20 @@ def parse_config(data: bytes, file: str = CONFIG_NAME) -> CAConfig:
         passphrase_file=signer.text("passphrase_file"),
         pruning=sections["pruning"].parsed("policy", _parse_pruning, "refuse"),
         allowed_names=sections["certificates"].texts("allowed_names"),
+        cosigning=cosigning,
         overrides=overrides,
     )
     for section in (top, *sections.values()):
         section.finish()
     _check_numbers(config, file)
+    try:
+        cosigning.check(ca_id, config.profile)
+    except UsageError as error:
+        raise UsageError(error.reason, f"{file}: {error.message}") from None
     return config
 
 
-def _read_overrides(sections: Mapping[str, _Section]) -> dict[str, timedelta | int]:
+def _read_overrides(sections: Mapping[str, Section]) -> dict[str, timedelta | int]:
     """Take the numbers that stand in the place of the profile's."""
     overrides: dict[str, timedelta | int] = {}
     for name, keys in _DURATION_KEYS.items():
@@ -261,7 +225,7 @@ def read_config(folder: Path) -> CAConfig:
         raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: {(error.strerror or '').lower()}") from None
     if len(data) > MAX_CONFIG_BYTES:
         raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
-    return parse_config(data, str(path))
+    return parse_config(data, str(path), folder)
 
 
 def format_config(config: CAConfig) -> str:
@@ -325,6 +289,7 @@ def format_config(config: CAConfig) -> str:
         f'policy = "{config.pruning}"  # below the minimum index: keep serving, refuse, or delete the data',
         number("retention", "how long entries are served after they expire"),
         "",
+        *format_cosigning(config.cosigning, profile),
     ]
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from mtc.ca.status import (
     IncidentStatus,
     LandmarkStatus,
     LogStatus,
+    QuorumStatus,
     StoreView,
     describe_health,
 )
@@ -103,7 +104,8 @@ class CAApplication:
     async def describe(self, logs: tuple[LogStatus, ...]) -> CAStatus:
         """Put the status together."""
         ca = self._ca
-        config, now = ca.parts.folder.config, ca.parts.clock.now()
+        parts = ca.parts
+        config, now = parts.folder.config, parts.clock.now()
         stopped = ca.log.stopped
         trouble = dict(ca.trouble)
         signer_note = trouble.pop("signer", "")
@@ -119,6 +121,8 @@ class CAApplication:
             prefix_url=config.prefix_url,
             logs=tuple(self._with_live(log) for log in logs),
             pool=ca.log.waiting,
+            cosigners=() if parts.pool is None else parts.pool.describe(ca.state.current_log),
+            quorum=self._quorum(),
             incidents=await self._incidents(),
             signer_is_up=not signer_note,
             signer_note=signer_note,
@@ -126,6 +130,24 @@ class CAApplication:
             warnings=tuple(f"{part}: {text}" for part, text in trouble.items()),
             max_lifetime=config.profile.max_lifetime,
             checkpoint_due=2 * config.profile.refresh_interval + timedelta(minutes=1),
+        )
+
+    def _quorum(self) -> QuorumStatus | None:
+        """Say how the quorum is; None without cosigners."""
+        parts, log = self._ca.parts, self._ca.log
+        if parts.pool is None:
+            return None
+        config = parts.folder.config
+        trouble = None
+        if log.quorum_trouble is not None:
+            seconds, text = log.quorum_trouble
+            trouble = datetime.fromtimestamp(seconds, UTC), text
+        is_late = trouble is not None and parts.clock.now() - trouble[0] > config.quorum_wait
+        return QuorumStatus(
+            rule=parts.pool.quorum,
+            trouble=trouble,
+            is_blocked=is_late and not config.may_run_ahead,
+            owed=tuple((item.log_number, item.start, item.end) for item in log.owed),
         )
 
     def _with_live(self, log: LogStatus) -> LogStatus:

@@ -15,17 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mtc.ca.authority import CertificationAuthority, Issued, LandmarkView
+from mtc.ca.cosigning.pool import CosignerPool
 from mtc.ca.folder import CAFolder, prepare_storage
 from mtc.ca.housekeeping import PartialCollector, delete_pruned
 from mtc.ca.landmark_service import LandmarkClock, LandmarkLog
 from mtc.ca.landmarks import Hold, LandmarkHold, LandmarkRules, LandmarkState
 from mtc.ca.metrics import CAMetrics
+from mtc.ca.proofs import TreeHead
 from mtc.ca.requests import EntryRules, IssuanceRequest
 from mtc.ca.revocation_service import RevocationPublisher
 from mtc.ca.signing import CATreeSigner
 from mtc.ca.state import STATE_NAME, CAState, Incident, plan_rollover
 from mtc.ca.status import RateMeter
 from mtc.cert import Certificate, parse_certificate_chains
+from mtc.cosign.evidence import Evidence
+from mtc.cosign.evidence.service import EvidenceKeeper
 from mtc.errors import ConflictError, Error, FormatError, Reason, Rejected
 from mtc.ids import log_id
 from mtc.kernel import active_kernel
@@ -33,11 +37,11 @@ from mtc.lint import LintRules
 from mtc.log import LogRecord
 from mtc.log.ledger.service import Ledger
 from mtc.log.pruning import PruningPlan, plan_pruning
-from mtc.log.service import CosignatureSource, IssuanceLog, RoundLimits
+from mtc.log.service import CosignatureSource, IssuanceLog, RoundLimits, close_abandoned_log
 from mtc.merkle import Hasher
 from mtc.note import SignatureType, VerifierKey
 from mtc.signer.service import SignerClient, SignerProcess
-from mtc.store import Register, Storage
+from mtc.store import Storage
 from mtc.trust import TrustStore, trusted_ca_from_certificate
 from mtc.web.clock import Clock, ClockGuard, SystemClock
 from mtc.web.logs import open_logger
@@ -61,6 +65,7 @@ class CAParts:
     key: VerifierKey
     cosigners: CosignatureSource | None
     metrics: CAMetrics = field(default_factory=CAMetrics)
+    pool: CosignerPool | None = None
 
     async def open_log(self, number: int) -> IssuanceLog:
         """Open a log, made if it does not exist, and finish its unfinished round."""
@@ -78,7 +83,16 @@ class CAParts:
             revision=config.revision,
             cosigners=self.cosigners,
             earlier=earlier,
-            limits=RoundLimits(needs_view=config.profile.needs_view and self.cosigners is not None),
+            limits=self._limits(),
+        )
+
+    def _limits(self) -> RoundLimits:
+        """Return the sequencer's numbers. Cosigners that a test hands in go by the profile."""
+        config = self.folder.config
+        return RoundLimits(
+            needs_view=config.needs_view if self.pool else config.profile.needs_view and self.cosigners is not None,
+            may_run_ahead=config.may_run_ahead,
+            quorum_wait_s=config.quorum_wait.total_seconds(),
         )
 
     async def open_landmarks(self, number: int, current: int) -> LandmarkClock:
@@ -322,17 +336,26 @@ class RunningCA:
 
     async def plan_pruning(self, record: LogRecord) -> PruningPlan:
         """Return how far a log may be pruned."""
-        views = [] if self.parts.cosigners is None else await self.parts.cosigners.fetch_views(record.log_number)
         return plan_pruning(
             record.log_number,
             record.minimum_index,
             record.tree_size,
             self._clocks[record.log_number].state.marks,
             self.revocations.published_minimum,
-            [(view.name, view.tree_size) for view in views],
+            await self._cosigned_sizes(record.log_number),
             self.parts.clock.now(),
             self.parts.folder.config.profile.retention,
         )
+
+    async def _cosigned_sizes(self, log_number: int) -> list[tuple[str, int]]:
+        """Return how much of a log each cosigner has; one that never said so has nothing, and holds everything back."""
+        if self.parts.cosigners is None:
+            return []
+        views = await self.parts.cosigners.fetch_views(log_number)
+        sizes = {view.name: view.tree_size for view in views}
+        for status in self.parts.pool.describe(log_number) if self.parts.pool else ():
+            sizes.setdefault(status.name, status.tree_size or 0)
+        return list(sizes.items())
 
     async def prune(self, *, is_dry_run: bool) -> dict[str, object]:
         """Prune every log by the CA's policy, or say what would go."""
@@ -424,6 +447,9 @@ async def open_ca(
             VerifierKey.from_spki(config.ca_id.oid_name, SignatureType.COSIGNATURE_MLDSA44, public_key),
             cosigners,
         )
+        if cosigners is None and config.cosigning.peers:
+            pool = await stack.enter_async_context(open_pool(parts))
+            parts = replace(parts, cosigners=pool, pool=pool)
         state = await prepare_storage(folder, storage)
         if rollover is not None:
             old = None if rollover.is_abandoned else await parts.open_log(state.current_log)
@@ -440,6 +466,32 @@ async def open_ca(
         ca = RunningCA(parts, state, log, landmarks, await parts.read_closed(state.current_log))
         ca.revocations = await RevocationPublisher.open(parts)
         yield ca
+
+
+def open_pool(parts: CAParts) -> CosignerPool:
+    """Return the pool of a CA's configured cosigners, not yet open. Raises UsageError for one with the CA's own key."""
+    config, storage = parts.folder.config, parts.storage
+    keeper = EvidenceKeeper(storage.objects)
+
+    async def find_head(log_number: int) -> TreeHead | None:
+        data = await storage.register.read(f"log-{log_number}")
+        record = None if data is None else LogRecord.parse(data)
+        return None if record is None else TreeHead(record.tree_size, record.root_hash)
+
+    async def keep(evidence: Evidence) -> str | None:
+        return await keeper.keep(evidence, parts.clock.now(), f"CA {config.ca_id}")
+
+    return CosignerPool(
+        config.cosigning,
+        config.ca_id,
+        parts.key,
+        parts.hasher,
+        storage.objects,
+        find_head,
+        parts.clock,
+        keep,
+        parts.metrics,
+    )
 
 
 def lint_rules(folder: CAFolder) -> LintRules:
@@ -486,7 +538,7 @@ async def begin_next_log(
         await old.close_for_good(is_abandoned=request.is_abandoned)
         record = old.record
     else:
-        record = await _close_record(register, state.current_log)
+        record = await close_abandoned_log(parts.storage.objects, register, parts.tree_signer, state.current_log)
     successor = await parts.open_log(after.current_log)
     await successor.close()
     incident = Incident(
@@ -505,18 +557,6 @@ async def begin_next_log(
     await register.swap(STATE_NAME, state.encode(), after.encode())
     _LOG.warning("rollover", old_log=incident.old_log, new_log=incident.new_log, reason=incident.reason)
     return after, incident
-
-
-async def _close_record(register: Register, number: int) -> LogRecord:
-    """Close a log that cannot be opened: its record alone."""
-    name = f"log-{number}"
-    data = await register.read(name)
-    if data is None:
-        raise ConflictError(Reason.CONFLICT, f"the register does not know log {number}; it is damaged", log=number)
-    record = replace(LogRecord.parse(data), is_closed=True)
-    if record.encode() != data:
-        await register.swap(name, data, record.encode())
-    return record
 
 
 def describe_pruning(plan: PruningPlan, deleted: int) -> dict[str, object]:

@@ -53,6 +53,7 @@ class CATreeSigner:
                 start=tree.start,
                 entries=tree.entries,
                 with_subtrees=bool(tree.subtrees),
+                evidence_until=tree.evidence_until,
             )
         )
         log = log_id(self._ca_id, tree.log_number)

@@ -76,7 +76,8 @@ class LogStatus:
 class CosignerStatus:
     """An independent cosigner. role: mirror or witness. tree_size: the largest it cosigned of the current log.
 
-    seen: when it last answered. is_up: whether it did the last time. note: what is wrong, for people.
+    seen: when it last answered. is_up: whether it did the last time. latency_s: of its last round. note: what is wrong,
+    for people.
     """
 
     name: str
@@ -84,7 +85,27 @@ class CosignerStatus:
     tree_size: int | None = None
     seen: datetime | None = None
     is_up: bool = True
+    latency_s: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumStatus:
+    """Which cosigners a round needs, and whether they come. rule: for people.
+
+    trouble: since when there is no quorum, and who is missing; None when all is well. is_blocked: nothing new is taken
+    because of that. owed: entries that are signed and lack their quorum, `[start, end)` by log number.
+    """
+
+    rule: str
+    trouble: tuple[datetime, str] | None = None
+    is_blocked: bool = False
+    owed: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def owed_entries(self) -> int:
+        """How many entries are owed."""
+        return sum(end - start for _, start, end in self.owed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +122,9 @@ class CAStatus:
     """Everything that the status page shows, at one moment.
 
     prefix: path under which the logs are served, without a slash at its end. started: when this process did. logs: by
-    number, the current one last. pool: entries that wait for a round. signer_is_up, signer_note: the process that
-    holds the key. stopped_by: what stopped issuance, None while it runs. max_lifetime: of certificates.
-    checkpoint_due: an older checkpoint of the current log is a warning.
+    number, the current one last. pool: entries that wait for a round. quorum: None for a CA without cosigners.
+    signer_is_up, signer_note: the process that holds the key. stopped_by: what stopped issuance, None while it runs.
+    max_lifetime: of certificates. checkpoint_due: an older checkpoint of the current log is a warning.
     """
 
     ca_id: TrustAnchorID
@@ -119,6 +140,7 @@ class CAStatus:
     logs: tuple[LogStatus, ...] = ()
     pool: int = 0
     cosigners: tuple[CosignerStatus, ...] = ()
+    quorum: QuorumStatus | None = None
     incidents: tuple[IncidentStatus, ...] = ()
     signer_is_up: bool = True
     signer_note: str = ""
@@ -155,10 +177,22 @@ def judge_health(status: CAStatus) -> tuple[Health, tuple[str, ...]]:
             degraded.append(f"the checkpoint of log {log.number} is from the future; check the clock")
     if not status.signer_is_up:
         degraded.append(f"the signer does not answer{': ' if status.signer_note else ''}{status.signer_note}")
-    degraded.extend(f"cosigner {item.name} does not answer" for item in status.cosigners if not item.is_up)
+    degraded.extend(_judge_cosigner(item) for item in status.cosigners if not item.is_up)
+    quorum = status.quorum
+    if quorum is not None and quorum.trouble is not None:
+        since, text = quorum.trouble
+        words = f"cosignatures are missing since {since:%Y-%m-%d %H:%M:%SZ}: {text}"
+        (stopped if quorum.is_blocked else degraded).append(words)
+    if quorum is not None and quorum.owed:
+        degraded.append(f"{quorum.owed_entries} issued entries still lack their quorum")
     if stopped:
         return Health.STOPPED, (*stopped, *degraded)
     return (Health.DEGRADED, tuple(degraded)) if degraded else (Health.OK, ())
+
+
+def _judge_cosigner(item: CosignerStatus) -> str:
+    """Say what is wrong with a cosigner."""
+    return f"cosigner {item.name} does not answer{': ' if item.note else ''}{item.note}"
 
 
 def describe_health(status: CAStatus) -> dict[str, object]:
@@ -175,8 +209,21 @@ def describe_health(status: CAStatus) -> dict[str, object]:
         "checkpoint_age_s": None if log is None else max((status.now - log.checkpoint) // seconds, 0),
         "pool_entries": status.pool,
         "signer_up": status.signer_is_up,
+        **_describe_quorum(status),
         "uptime_s": (status.now - status.started) // seconds,
         "version": status.version,
+    }
+
+
+def _describe_quorum(status: CAStatus) -> dict[str, object]:
+    """Return what a CA with cosigners says of them, nothing for one without."""
+    quorum = status.quorum
+    if quorum is None:
+        return {}
+    return {
+        "quorum": quorum.rule,
+        "owed_entries": quorum.owed_entries,
+        "cosigners": {item.name: "up" if item.is_up else "away" for item in status.cosigners},
     }
 
 

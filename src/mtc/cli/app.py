@@ -9,6 +9,8 @@ import typer
 
 from mtc import __version__
 from mtc.cli.app_ca import ca_app, cert_app, signer_app
+from mtc.cli.app_cosign import make_app
+from mtc.cli.app_hammer import hammer
 from mtc.cli.output import ExitCode, console, error_console, fail
 from mtc.errors import Error, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION
@@ -24,12 +26,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 trust_app = typer.Typer(help="Make and describe trust stores.", no_args_is_help=True)
+evidence_app = typer.Typer(help="Judge evidence of misbehaviour.", no_args_is_help=True)
+demo_app = typer.Typer(help="See it work on this machine.")
 bench_app = typer.Typer(help="Measure, in ratios within one run.", no_args_is_help=True)
 app.add_typer(trust_app, name="trust")
+app.add_typer(evidence_app, name="evidence")
 app.add_typer(bench_app, name="bench")
+app.add_typer(demo_app, name="demo")
 app.add_typer(ca_app, name="ca")
 app.add_typer(cert_app, name="cert")
 app.add_typer(signer_app, name="signer")
+app.command()(hammer)
+app.add_typer(make_app("witness"), name="witness")
+app.add_typer(make_app("mirror"), name="mirror")
 
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -107,6 +116,34 @@ def trust_from_ca(
     print_store_from_ca(certificate)
 
 
+@evidence_app.command("verify")
+def evidence_verify(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A bundle of evidence; - is standard input.")],
+    *,
+    needs_proof: Annotated[
+        bool, typer.Option("--proof", help="Testimony is not enough: what the accused signed must convict it.")
+    ] = False,
+    json: JSONOption = False,
+) -> None:
+    """Verify a bundle of evidence, offline and with nothing but itself, and tell what it proves.
+
+    Exit code 0 when it proves what it says, 1 when it does not, 2 when it is no bundle or cannot be read.
+    """
+    from mtc.cli.evidence import verify_file  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(verify_file(file, as_json=json, needs_proof=needs_proof))
+
+
+@evidence_app.command("show")
+def evidence_show(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A bundle of evidence; - is standard input.")],
+) -> None:
+    """Print the notes, hashes and files in a bundle as they are; nothing is verified."""
+    from mtc.cli.evidence import show_file  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(show_file(file))
+
+
 @bench_app.command("core")
 def bench_core(
     *,
@@ -165,17 +202,63 @@ def bench_issue(
     run_bench_issue(as_json=json, seconds=seconds, folder=folder)
 
 
-@app.command()
-def demo(
-    out: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Where the certificates and the trust store are written.")
-    ] = "demo-out",
-    entries: Annotated[int, typer.Option(min=8, max=100_000, help="Entries in the log.")] = 1000,
+@bench_app.command("cosign")
+def bench_cosign(  # noqa: PLR0913 - what is measured, and beside what
+    *,
+    json: JSONOption = False,
+    seconds: Annotated[float, typer.Option(min=0.2, max=600.0, help="About how long to measure each figure.")] = 5.0,
+    folder: Annotated[str | None, _BENCH_FOLDER] = None,
+    log_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Logs to send (mtc hammer --make-log); new ones without.")
+    ] = None,
+    foreign_witness: Annotated[
+        list[str] | None, typer.Option(metavar="URL,VKEY", help="Another witness, which knows the logs.")
+    ] = None,
+    foreign_mirror: Annotated[
+        list[str] | None, typer.Option(metavar="URL,VKEY", help="Another mirror, which knows the logs.")
+    ] = None,
 ) -> None:
-    """Grow a log in memory, issue both forms of certificate, verify them, and break one."""
+    """Measure what a local quorum adds to a round, and what a witness and a mirror take."""
+    from mtc.cli.bench_cosign import (  # noqa: PLC0415 - a command loads only what it needs
+        CosignBenchOptions,
+        run_bench_cosign,
+    )
+
+    foreign = {
+        "foreign_witnesses": tuple(foreign_witness or ()),
+        "foreign_mirrors": tuple(foreign_mirror or ()),
+    }
+    run_bench_cosign(CosignBenchOptions(seconds=seconds, folder=folder, log_key=log_key, as_json=json, **foreign))
+
+
+_DEMO_OUT = typer.Option(metavar="FOLDER", help="Where the certificates and the trust store are written.")
+
+
+@demo_app.callback(invoke_without_command=True)
+def demo(
+    context: typer.Context,
+    out: Annotated[str, _DEMO_OUT] = "demo-out",
+    entries: Annotated[int, typer.Option(min=8, max=100_000, help="Entries in the log.")] = 1000,
+    *,
+    alone: Annotated[bool, typer.Option("--alone", help="Without the processes of witness and mirrors.")] = False,
+) -> None:
+    """Grow a CA's log, issue both forms of certificate, verify them, break one; then let others cosign.
+
+    A witness and two mirrors run as processes of their own; one mirror dies, then the other.
+    """
+    if context.invoked_subcommand is not None:
+        return
     from mtc.cli.demo import run_demo  # noqa: PLC0415 - a command loads only what it needs
 
-    run_demo(out, entries)
+    run_demo(out, entries, with_cosigners=not alone)
+
+
+@demo_app.command("rollback")
+def demo_rollback(out: Annotated[str, _DEMO_OUT] = "demo-out") -> None:
+    """Cut the power in the middle of a round, restore yesterday's copy: the CA refuses, and names who remembers."""
+    from mtc.cli.demo_cosign import run_rollback  # noqa: PLC0415 - a command loads only what it needs
+
+    run_rollback(out)
 
 
 def main() -> None:

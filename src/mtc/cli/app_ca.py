@@ -156,6 +156,26 @@ def ca_rollover(
     run_rollover(target, reason=reason, is_abandoned=abandon, token_file=token_file, as_json=json)
 
 
+@ca_app.command("add-cosigner")
+def ca_add_cosigner(  # noqa: PLR0913 - what a cosigner is
+    folder: Annotated[str, _FOLDER],
+    *,
+    name: Annotated[str, typer.Option(metavar="NAME", help="How ca.toml calls it, for example m1.")],
+    role: Annotated[str, typer.Option(metavar="ROLE", help="witness or mirror.")],
+    vkey: Annotated[str, typer.Option(metavar="VKEY|FILE", help="Its verifier key, or a file with it.")],
+    url: Annotated[str, typer.Option(metavar="URL", help="Its submission prefix.")],
+    monitoring_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Its monitoring prefix, where that is another one.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="10s", help="How long an answer may take.")] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Add a witness or a mirror to ca.toml, checked first. A cosigner that stands there already changes nothing."""
+    from mtc.cli.ca import CosignerOptions, run_add_cosigner  # noqa: PLC0415 - a command loads only what it needs
+
+    run_add_cosigner(CosignerOptions(folder, name, role, vkey, url, monitoring_url, deadline, json))
+
+
 @ca_app.command("token")
 def ca_token(
     folder: Annotated[str, _FOLDER],

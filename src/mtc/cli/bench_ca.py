@@ -31,7 +31,7 @@ from mtc.ca.proofs import LogReader
 from mtc.ca.requests import IssuanceRequest
 from mtc.ca.service import RunningCA, open_ca
 from mtc.cert import EntryType
-from mtc.cli.output import console, error_console, table
+from mtc.cli.output import console, error_console, shown, table
 from mtc.errors import Error, Reason, UsageError
 from mtc.ids import TrustAnchorID
 from mtc.kernel import active_kernel
@@ -166,7 +166,7 @@ def run_bench_log(*, as_json: bool, seconds: float, entries: int | None, folder:
 
     async def work() -> dict[str, object]:
         async with bench_ca(folder) as ca:
-            with _progress("sequencing", entries or seconds) as advance:
+            with progress("sequencing", entries or seconds) as advance:
                 figures = await measure_log(
                     ca, seconds, entries, lambda size, passed: advance(size if entries else passed)
                 )
@@ -181,10 +181,10 @@ def run_bench_log(*, as_json: bool, seconds: float, entries: int | None, folder:
                 "round_ms_median": round(statistics.median(figures.rounds) * 1000, 1),
                 "entries_per_s_by_tree_size": {name: round(rate) for name, rate in figures.segments.items()},
                 "kernel": active_kernel().name,
-                "machine": _machine(),
+                "machine": machine_name(),
             }
 
-    _print(asyncio.run(work()), as_json=as_json)
+    print_figures(asyncio.run(work()), as_json=as_json)
 
 
 def make_requests(count: int, keys: Sequence[bytes], start: int) -> list[IssuanceRequest]:
@@ -263,7 +263,7 @@ def run_bench_issue(*, as_json: bool, seconds: float, folder: str | None) -> Non
             for _ in range(KEYS)
         ]
         async with bench_ca(folder) as ca:
-            with _progress("issuing", 3 * seconds) as advance:
+            with progress("issuing", 3 * seconds) as advance:
                 standalone = await measure_standalone(ca, seconds, keys, lambda _, passed: advance(passed))
                 await ca.landmarks.tick()
                 results = {}
@@ -283,10 +283,10 @@ def run_bench_issue(*, as_json: bool, seconds: float, folder: str | None) -> Non
                 "standalone": standalone[0],
                 "tree_size": ca.log.record.tree_size,
                 "kernel": active_kernel().name,
-                "machine": _machine(),
+                "machine": machine_name(),
             }
 
-    _print(asyncio.run(work()), as_json=as_json)
+    print_figures(asyncio.run(work()), as_json=as_json)
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -298,7 +298,7 @@ def _children(pid: int) -> Iterator[int]:
         return
 
 
-def _machine() -> str:
+def machine_name() -> str:
     """Name the machine in a few words."""
     model = "unknown processor"
     try:
@@ -312,16 +312,16 @@ def _machine() -> str:
 
 
 @contextmanager
-def _progress(text: str, total: float) -> Iterator[Callable[[float], None]]:
+def progress(text: str, total: float) -> Iterator[Callable[[float], None]]:
     """Show a bar on a terminal; `advance` takes how much is done."""
-    progress = Progress(TextColumn(text), BarColumn(), TimeElapsedColumn(), console=error_console(), transient=True)
-    progress.disable = not error_console().is_terminal
-    with progress:
-        task = progress.add_task(text, total=total)
-        yield lambda done: progress.update(task, completed=done)
+    bar = Progress(TextColumn(text), BarColumn(), TimeElapsedColumn(), console=error_console(), transient=True)
+    bar.disable = not error_console().is_terminal
+    with bar:
+        task = bar.add_task(text, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
-def _print(figures: Mapping[str, object], *, as_json: bool) -> None:
+def print_figures(figures: Mapping[str, object], *, as_json: bool) -> None:
     """Print figures as JSON or as a table."""
     if as_json:
         sys.stdout.write(json.dumps(figures) + "\n")
@@ -330,7 +330,8 @@ def _print(figures: Mapping[str, object], *, as_json: bool) -> None:
     for name, value in figures.items():
         if isinstance(value, dict):
             for part, number in value.items():
-                rows.add_row(f"{name.replace('_', ' ')} {part}", f"{number:,}")
+                shown_number = f"{number:,}" if isinstance(number, int | float) else shown(str(number))
+                rows.add_row(f"{name.replace('_', ' ')} {shown(part)}", shown_number)
         else:
             shown_value = f"{value:,}" if isinstance(value, int | float) else str(value)
             rows.add_row(name.replace("_", " "), shown_value)

@@ -14,13 +14,17 @@ from typing import TypeVar, cast
 
 from mtc.ca.client import CAClient, is_served
 from mtc.ca.config import CAConfig, check_prefix_url, parse_address, parse_duration, read_config
+from mtc.ca.cosigning.adding import add_cosigner
+from mtc.ca.cosigning.config import CosignerTable, describe_cosigning
 from mtc.ca.folder import CAFolder, create_folder
 from mtc.ca.landmarks import MAX_LANDMARKS
 from mtc.ca.serve import describe_ca, run_ca
 from mtc.ca.service import Rollover, RunningCA, open_ca
 from mtc.cli.output import ExitCode, console, read_input, shown, table
+from mtc.cosign.config import Role, check_url
 from mtc.errors import Reason, UsageError
 from mtc.ids import TrustAnchorID, parse_revision
+from mtc.note import VerifierKey
 from mtc.profile import parse_profile
 from mtc.signer.service import read_passphrase
 from mtc.web.logs import configure_logs
@@ -115,6 +119,52 @@ def run_serve(folder: str, *, listen: str | None, passphrase_file: str | None, a
     """Run a CA until it is told to stop."""
     configure_logs(sys.stderr, is_json=True if as_json else None)
     _run(run_ca(Path(folder), listen=listen, passphrase_file=passphrase_file))
+
+
+@dataclass(frozen=True, slots=True)
+class CosignerOptions:
+    """What `mtc ca add-cosigner` is asked for. vkey: the key's text, or the file that holds it."""
+
+    folder: str
+    name: str
+    role: str
+    vkey: str
+    url: str
+    monitoring_url: str | None
+    deadline: str | None
+    as_json: bool
+
+
+def run_add_cosigner(options: CosignerOptions) -> None:
+    """Add a cosigner to the configuration, or see that it is there."""
+    if options.role not in list(Role):
+        raise UsageError(Reason.USAGE, f"--role: {options.role!r} is neither witness nor mirror")
+    text = options.vkey if "+" in options.vkey else read_input(options.vkey).decode("utf-8", "replace")
+    monitoring = options.monitoring_url
+    table_ = CosignerTable(
+        name=options.name,
+        role=Role(options.role),
+        key=VerifierKey.parse(text.strip()),
+        url=check_url(options.url, "--url"),
+        monitoring_url=None if monitoring is None else check_url(monitoring, "--monitoring-url"),
+        deadline=None if options.deadline is None else parse_duration(options.deadline, "--deadline"),
+    )
+    folder = Path(options.folder)
+    is_new = add_cosigner(folder, table_)
+    config = read_config(folder)
+    is_running = is_served(folder / config.socket)
+    if options.as_json:
+        facts = {"name": options.name, "new": is_new, "restart": is_new and is_running}
+        sys.stdout.write(json.dumps(facts | dict(describe_cosigning(config.cosigning))) + "\n")
+        return
+    out, name = console(), shown(options.name)
+    if not is_new:
+        out.print(f"{options.role} {name} is there already; nothing was changed.")
+        return
+    out.print(f"{options.role} {name} added; a round now needs {shown(str(config.cosigning.quorum))} beside the CA")
+    out.print("[dim]another rule: required, at_least and of under \\[quorum] in ca.toml[/]")
+    if is_running:
+        out.print(f"[yellow]restart[/] mtc ca serve {shown(options.folder)}: it goes by what ca.toml said before")
 
 
 class Operator:

@@ -29,6 +29,7 @@ from mtc.ca.folder import create_folder
 from mtc.ca.requests import IssuanceRequest
 from mtc.ca.service import RunningCA, open_ca
 from mtc.cert import Certificate, entry_hash, parse_certificate_chains
+from mtc.cli.demo_cosign import tell_cosigners
 from mtc.cli.output import console, table, write_new_file
 from mtc.cli.pictures import draw_intervals, draw_path, trace_path
 from mtc.errors import Error, Reason, UsageError
@@ -83,14 +84,18 @@ class _Story:
     issued: Issued | None = None
 
 
-def run_demo(folder_name: str, entries: int) -> None:
-    """Run the whole story and leave its files in the folder."""
+def run_demo(folder_name: str, entries: int, *, with_cosigners: bool = True) -> None:
+    """Run the whole story and leave its files in the folder. with_cosigners: as processes of their own."""
     configure_logs(sys.stderr, level=logging.ERROR)
-    asyncio.run(_tell(console(), folder_name, entries))
+    out = console()
+    folder = asyncio.run(_tell(out, folder_name, entries))
+    if with_cosigners:
+        tell_cosigners(out, folder, folder / CA_FOLDER, 5)
+    _show_next(out, folder_name, 6 if with_cosigners else 5)
 
 
-async def _tell(out: Console, folder_name: str, entries: int) -> None:
-    """Tell the story, step by step."""
+async def _tell(out: Console, folder_name: str, entries: int) -> Path:
+    """Tell the story of a CA alone, step by step; return the folder of the files."""
     folder = _prepare_folder(folder_name)
     out.print(f"[bold]mtc {__version__}[/] · draft {DEFAULT_REVISION} · kernel {active_kernel().name}\n")
     clock = _Clock()
@@ -103,7 +108,7 @@ async def _tell(out: Console, folder_name: str, entries: int) -> None:
         await ca.publish_lists()
         story = await _grow(out, ca, clock, entries)
         await _show_certificates(out, ca, clock, story, folder)
-    _show_next(out, folder_name)
+    return folder
 
 
 def _prepare_folder(out: str) -> Path:
@@ -293,12 +298,13 @@ def _refuse_flipped(out: Console, der: bytes, store: TrustStore, now: datetime) 
     return broken
 
 
-def _show_next(out: Console, folder_name: str) -> None:
+def _show_next(out: Console, folder_name: str, number: int) -> None:
     """Say what to try."""
-    out.print(Rule("5  Try it", align="left", style="dim"))
+    out.print(Rule(f"{number}  Try it", align="left", style="dim"))
     shown = escape(folder_name)
     out.print(f"The files are in [bold]{shown}[/]. Next:\n")
     files = " ".join(f"{shown}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
     out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} \\\n    {files}", style="cyan")
     out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
+    out.print("  mtc demo rollback                   [dim]# yesterday's disk, and who remembers[/]", style="cyan")
     out.print(f"  mtc ca serve {shown}/{CA_FOLDER}        [dim]# then look at http://127.0.0.1:8080/[/]", style="cyan")

@@ -115,7 +115,7 @@ async def upgrade(source: LogSource, holder: Holder, now: datetime) -> Upgraded:
     # The checkpoint is read after the landmarks, so that it is not smaller than the latest of them.
     landmarks = await _read_landmarks(source, holder, now)
     place = _choose(landmarks, holder, now, source.max_age_s)
-    head, is_verified = await _read_head(source, holder)
+    head, is_verified = await read_head(source, holder)
     if max(place.landmark.tree_size, standalone.proof.subtree.end) > head.tree_size:
         raise PeerError(
             Reason.PEER,
@@ -172,7 +172,7 @@ def guess_next(landmarks: ActiveLandmarks, now: datetime, max_age_s: int | None)
     return int(now.timestamp()) + min(gaps) if gaps else None
 
 
-async def _read_head(source: ObjectSource, holder: Holder) -> tuple[TreeHead, bool]:
+async def read_head(source: ObjectSource, holder: Holder) -> tuple[TreeHead, bool]:
     """Fetch the checkpoint. Returns its tree, and whether the CA's signature on it was verified."""
     (data,) = await source.fetch([f"{holder.log_prefix}checkpoint"])
     if data is None:

@@ -5,7 +5,7 @@ A key that is not there has its default; a key that is not known is an error. Lo
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -24,6 +24,7 @@ MAX_LOGS = 10_000
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _Value = TypeVar("_Value", str, bool, int)
+_Parsed = TypeVar("_Parsed")
 
 
 class Role(StrEnum):
@@ -109,6 +110,13 @@ class _Table:
             raise self.fault(key, f"is missing; write for example {key} = {example!r}")
         return value
 
+    def parsed(self, key: str, text: str, parse: Callable[[str], _Parsed]) -> _Parsed:
+        """Parse a value; the parser's error gets the key's name in front."""
+        try:
+            return parse(text)
+        except Error as error:
+            raise self.fault(key, f"is wrong: {error.message}", error.reason) from None
+
     def number(self, key: str, default: int, most: int) -> int:
         """Take a number from 0."""
         value = self.take(key, int, default)
@@ -172,11 +180,11 @@ def parse_cosigner_config(data: bytes, file: str = CONFIG_NAME) -> CosignerConfi
     try:
         config = CosignerConfig(
             role=Role(_one_of(top.needed("role", "witness"), Role, top, "role")),
-            cosigner_id=TrustAnchorID.parse(top.needed("id", "32473.7")),
+            cosigner_id=top.parsed("id", top.needed("id", "32473.7"), TrustAnchorID.parse),
             has_ed25519=top.take("ed25519", bool, False),  # noqa: FBT003 - the default of a key
             storage=top.take("storage", str, "file:."),
             passphrase_file=top.text("passphrase_file"),
-            listen=parse_address(server.take("listen", str, "127.0.0.1:8081")),
+            listen=server.parsed("listen", server.take("listen", str, "127.0.0.1:8081"), parse_address),
             submission_path=server.path("submission_path"),
             monitoring_path=server.path("monitoring_path"),
             follow_interval=mirror.duration("follow_interval", timedelta(seconds=10)),
@@ -206,7 +214,7 @@ def _one_of(text: str, choices: type[StrEnum], table: _Table, key: str) -> str:
 
 def _parse_log(table: _Table) -> KnownLog:
     """Read one log."""
-    key = VerifierKey.parse(table.needed("vkey", "<name>+<key ID>+<key>"))
+    key = table.parsed("vkey", table.needed("vkey", "<name>+<key ID>+<key>"), VerifierKey.parse)
     url = table.url("url")
     log = KnownLog(
         origin=table.text("origin") or key.name,
@@ -224,7 +232,8 @@ def _parse_log(table: _Table) -> KnownLog:
 
 def _parse_ca(table: _Table) -> KnownCA:
     """Read one CA."""
-    key = VerifierKey.parse(table.needed("vkey", "oid/1.3.6.1.4.1.<CA ID>+<key ID>+<key>"))
+    text = table.needed("vkey", "oid/1.3.6.1.4.1.<CA ID>+<key ID>+<key>")
+    key = table.parsed("vkey", text, VerifierKey.parse)
     url = table.url("prefix_url")
     ca = KnownCA(
         key=key,

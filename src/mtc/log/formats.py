@@ -7,7 +7,7 @@ a version.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mtc.errors import FormatError, Reason
 from mtc.ids import MAX_LOG_NUMBER
@@ -17,7 +17,7 @@ from mtc.wire import Reader, Writer
 MAX_REQUEST_KEY_BYTES = 255
 """Longest idempotency key of a request."""
 
-_RECORD_VERSION = 1
+_RECORD_VERSION, _EVIDENCE_VERSION = 1, 2
 _STAGED_VERSION = 1
 _MAX_TIME = 2**63 - 1
 
@@ -31,6 +31,10 @@ class LogRecord:
     without one. staged_digest: SHA-256 of the staged round that leads to this tree; empty for a new log. has_counter:
     entries carry the accumulated counter, chosen when the log is created. minimum_index: entries below it are pruned, 0
     without pruning. is_closed: the next log took over, and this one takes no more entries.
+
+    evidence_until: POSIX seconds until which the validation behind the newest round's entries may be used to sign its
+    tree; 0 when it never ends. before: the encoded record to go back to when that moment passes first; only with
+    `evidence_until`. They stand here and not in the staged round, because whoever goes back swaps this record.
     """
 
     log_number: int
@@ -43,6 +47,8 @@ class LogRecord:
     has_counter: bool = False
     minimum_index: int = 0
     is_closed: bool = False
+    evidence_until: int = 0
+    before: bytes = b""
 
     def __post_init__(self) -> None:
         """Refuse a record that no log can have."""
@@ -56,12 +62,19 @@ class LogRecord:
             raise FormatError(Reason.BAD_NUMBER, f"{self.minimum_index} is no minimum index of this log")
         if not 0 <= self.timestamp <= _MAX_TIME or not 0 <= self.latest_not_after <= _MAX_TIME:
             raise FormatError(Reason.BAD_TIME, "a time of the log record is out of range")
+        if not 0 <= self.evidence_until <= _MAX_TIME or bool(self.evidence_until) != bool(self.before):
+            raise FormatError(Reason.BAD_TIME, "the log record's end of evidence has no way back, or the reverse")
+
+    @property
+    def settled(self) -> "LogRecord":
+        """The record without a way back, once its tree is signed."""
+        return replace(self, evidence_until=0, before=b"")
 
     def encode(self) -> bytes:
-        """Return the record's bytes."""
-        return (
+        """Return the record's bytes; those of a round without evidence are as they were before there was any."""
+        writer = (
             Writer()
-            .uint(_RECORD_VERSION, 1)
+            .uint(_EVIDENCE_VERSION if self.evidence_until else _RECORD_VERSION, 1)
             .uint(self.log_number, 2)
             .uint(self.tree_size, 6)
             .vector(self.root_hash, 1)
@@ -72,14 +85,18 @@ class LogRecord:
             .uint(self.has_counter, 1)
             .uint(self.minimum_index, 6)
             .uint(self.is_closed, 1)
-            .encode()
         )
+        if self.evidence_until:
+            writer.uint(self.evidence_until, 8).vector(self.before, 2)
+        return writer.encode()
 
     @staticmethod
     def parse(data: bytes) -> "LogRecord":
         """Read a record, which must fill `data`. Raises FormatError."""
         reader = Reader(data, "the log record")
-        _check_version(reader.read_uint(1), _RECORD_VERSION, "the log record")
+        version = reader.read_uint(1)
+        if version != _EVIDENCE_VERSION:
+            _check_version(version, _RECORD_VERSION, "the log record")
         record = LogRecord(
             log_number=reader.read_uint(2),
             tree_size=reader.read_uint(6),
@@ -92,6 +109,10 @@ class LogRecord:
             minimum_index=reader.read_uint(6),
             is_closed=_read_flag(reader),
         )
+        if version == _EVIDENCE_VERSION:
+            # One record has one encoding, because the register compares bytes.
+            until, before = reader.read_uint(8), reader.read_vector(2, least=1)
+            record = replace(record, evidence_until=until, before=before)
         reader.finish()
         return record
 
@@ -167,6 +188,11 @@ class StagedRound:
 def public_prefix(log_number: int) -> str:
     """Return what the keys of a log's served objects begin with; behind it stands the path that clients ask for."""
     return f"public/{log_number}/"
+
+
+def owed_prefix(log_number: int) -> str:
+    """Return what the keys of a log's rounds begin with that are signed and lack their quorum."""
+    return f"private/owed/{log_number}/"
 
 
 def staging_prefix(log_number: int) -> str:

@@ -13,6 +13,25 @@ The order of a round, and what a crash means after each step:
    acknowledged. Crash: it is recorded again from the staged object.
 7. Discard the staged object. Crash: it is collected later.
 
+A round whose entries rest on *evidence that ends* (validation of names, for example) is signed first and published
+after, and a key that finds the evidence out of date refuses. An entry is issued when the key signs, so such a round was
+never issued, nothing of it was ever published, and it is undone:
+
+3a. *Sign*. Refused as stale: go on with 3b. No answer: nothing is undone, the key is asked again. Crash: it is asked
+    again; a tree that it has signed it signs again, whatever the age.
+3b. *Swap* the register back to the record before. Lost: another sequencer was faster; stop. Crash before: the key is
+    asked again, and refuses again, because it remembers. Crash after: the log is what it was before the round.
+3c. Discard the staged object. Crash: it is collected when the log has outgrown it.
+
+A round whose tree is signed and whose *quorum of cosigners does not come* is waited for between 4 and 5. Where the log
+may run ahead, it becomes a round that is owed instead:
+
+4a. *Keep* it among the owed rounds. Crash: the round is still staged and is finished, with the quorum or again without.
+5., 6. as above, with the signatures that there are. Crash: as above; requests are not acknowledged while it is owed.
+    Later the cosignatures come:
+6a. *Record* the round again, with all signatures. Crash: the cosigners are asked once more.
+6b. Acknowledge, and discard it from the owed rounds. Crash: as after 6a.
+
 An entry's index, and what depends on it, is assigned in `plan_batch` and nowhere else. A batch is never changed after
 it was staged: a sequencer that fails before step 2 plans anew, one that fails after it recovers.
 
@@ -49,18 +68,24 @@ ACCUMULATED_ENTRY = 0xFF01
 class PendingEntry:
     """An entry that waits for its index. type, body: of the log entry. not_after: POSIX seconds, 0 without validity.
 
-    request_key: idempotency key of the request, empty for none; at most 255 bytes.
+    request_key: idempotency key of the request, empty for none; at most 255 bytes. evidence_until: POSIX seconds up to
+    and including which the validation behind the entry may be used to sign it, 0 when it never ends.
     """
 
     type: int
     body: bytes
     not_after: int = 0
     request_key: bytes = b""
+    evidence_until: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a key that no staged round holds."""
         if len(self.request_key) > MAX_REQUEST_KEY_BYTES:
             raise UsageError(Reason.TOO_LARGE, f"an idempotency key has at most {MAX_REQUEST_KEY_BYTES} bytes")
+
+    def is_stale(self, now: int) -> bool:
+        """Tell whether the evidence behind the entry may no longer be used at `now`, POSIX seconds."""
+        return 0 < self.evidence_until < now
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +191,7 @@ def plan_batch(
     round_ = StagedRound(start, end, objects, indices, subtrees)
     staged = round_.encode()
     digest = digest_of(staged)
+    evidence_until = min((item.evidence_until for item in pending if item.evidence_until), default=0)
     after = replace(
         record,
         tree_size=end,
@@ -174,6 +200,8 @@ def plan_batch(
         accumulated_count=count,
         latest_not_after=max(record.latest_not_after, max((item.not_after for item in pending), default=0)),
         staged_digest=digest,
+        evidence_until=evidence_until,
+        before=record.settled.encode() if evidence_until else b"",
     )
     bundle = _partial_bundle(end, bundles, state.bundle)
     key = StagedRound.key_of(record.log_number, end, digest)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mtc.cert import SubtreeSignature
+from mtc.errors import PeerError, Reason
 from mtc.merkle import Subtree
 
 
@@ -13,7 +14,9 @@ class TreeToSign:
     """Exactly one tree, decided by the register.
 
     subtrees: those that cover its newest round, with their hashes. start, entries: of that round, encoded; an empty
-    round moves only the timestamp.
+    round moves only the timestamp. evidence_until: POSIX seconds after which the key does not sign the tree for the
+    first time, 0 for no end. owed: subtrees of earlier rounds, with their hashes, which the key has signed and other
+    cosigners have not; for cosigners only.
     """
 
     log_number: int
@@ -23,11 +26,16 @@ class TreeToSign:
     subtrees: tuple[tuple[Subtree, bytes], ...]
     start: int = 0
     entries: tuple[bytes, ...] = ()
+    evidence_until: int = 0
+    owed: tuple[tuple[Subtree, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SignedTree:
-    """What signing gave. checkpoint: the signed note to publish. signatures: cosignatures by subtree."""
+    """What signing gave. checkpoint: the signed note to publish.
+
+    signatures: cosignatures by subtree, the CA's own first and then others; certificates carry them in this order.
+    """
 
     checkpoint: bytes
     signatures: Mapping[Subtree, tuple[SubtreeSignature, ...]]
@@ -37,7 +45,12 @@ class TreeSigner(Protocol):
     """Who holds the CA cosigner's key. It may refuse, which stops the log for good; PeerError means no answer."""
 
     async def sign_tree(self, tree: TreeToSign) -> SignedTree:
-        """Sign the checkpoint and the subtrees; asked again for the same tree after a crash, never for another one."""
+        """Sign the checkpoint and the subtrees; asked again for the same tree after a crash, never for another one.
+
+        One refusal stops nothing: Rejected (STALE_EVIDENCE), for a tree with `evidence_until` that the key has never
+        signed and now never will, whatever a clock says later. The round is undone. A tree that it did sign it signs
+        again, whatever `evidence_until` says.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +66,27 @@ class CosignerView:
     timestamp: int
 
 
+class NoQuorumError(PeerError):
+    """The cosigners do not satisfy the policy in time; nobody is to blame yet, and the source may be asked again.
+
+    signed: the tree with the cosignatures that did come, added to those it had; None when none came.
+    """
+
+    def __init__(
+        self, reason: Reason = Reason.NO_QUORUM, message: str = "", *, signed: SignedTree | None = None, **facts: object
+    ) -> None:
+        """Take who is missing and why, for people, and what there is."""
+        super().__init__(reason, message, **facts)
+        self.signed = signed
+
+
 class CosignatureSource(Protocol):
     """The independent cosigners of a CA, and the policy that says when they suffice.
 
     Deadlines are the source's: every call ends by itself. A cosigner that is slow, away or lying is left out of the
-    answer. Calls for one log never overlap. Everything that it returns has been verified.
+    answer. Calls for one log never overlap. Everything that it returns has been verified. It keeps what a cosigner
+    answered for a tree or a subtree: it is asked for the same ones again until the policy is satisfied, and must not
+    trouble those who have answered.
     """
 
     async def fetch_views(self, log_number: int) -> Sequence[CosignerView]:
@@ -66,9 +95,15 @@ class CosignatureSource(Protocol):
     async def cosign(self, tree: TreeToSign, signed: SignedTree) -> SignedTree:
         """Return the tree with cosignatures that satisfy the policy, added to those it has.
 
-        The objects of the tree are published; its checkpoint is not yet. Asked again for the same tree after a crash.
-        Raises PeerError when the policy is not satisfied in time, which costs time and nothing else; ConflictError when
-        a cosigner has seen more than the register, which stops the log.
+        The objects of the tree are published; its checkpoint is not yet. Asked again for the same tree after a crash,
+        while the policy is not satisfied, and, where the log runs ahead, with the tree that was published last and no
+        subtrees of its own, for the sake of `tree.owed`; `signed.checkpoint` may be another one then. Of `tree.owed`,
+        the answer holds just those subtrees whose cosignatures now satisfy the policy, without or with the CA's own in
+        front; they are no condition for an answer.
+
+        Raises NoQuorumError, or another PeerError, when the policy is not satisfied in time for the checkpoint and
+        `tree.subtrees`, which costs time and nothing else; ConflictError when a cosigner has seen more than the
+        register, which stops the log.
         """
 
 

@@ -30,7 +30,8 @@ class Profile:
     signs nothing, except that the checkpoint is signed anew after `refresh_interval`. max_skew: how far clocks may
     disagree before nothing is signed. needs_view: sign nothing at start-up and after a pause before a cosigner has
     said what it knows. min_cosigners: further cosigners that a standalone certificate needs beside the CA.
-    max_quorum_wait: how long it may wait for them.
+    max_quorum_wait: how long it may wait for them. may_run_ahead: the next tree may be signed before this one has its
+    cosigners; otherwise a CA never signs more than those who keep the entries have.
 
     Landmarks. landmark_interval: between two. max_active_landmarks: cap on landmarks allocated within one
     `landmark_window`, across the logs of a CA.
@@ -59,6 +60,7 @@ class Profile:
     needs_view: bool
     min_cosigners: int
     max_quorum_wait: timedelta = timedelta(minutes=5)
+    may_run_ahead: bool = True
     landmark_interval: timedelta
     landmark_window: timedelta
     max_active_landmarks: int
@@ -82,6 +84,7 @@ WEB_PKI = Profile(
     refresh_interval=timedelta(minutes=10),
     needs_view=True,
     min_cosigners=1,
+    may_run_ahead=False,
     landmark_interval=_HOUR,
     landmark_window=7 * _DAY,
     max_active_landmarks=220,

@@ -9,7 +9,7 @@ Spec: Merkle Tree Certificates, "Certification Authority Cosigners" and "Signing
 from mtc.signer.config import KeySource, SignerConfig, format_signer_config, parse_signer_config
 from mtc.signer.crl import CRLKind, CRLPlan, CRLView, plan_crl
 from mtc.signer.journal import CRLLine, JournalLine, TreeLine, parse_journal_line
-from mtc.signer.machine import SignerView, SigningPlan, TreeRequest, plan_signing
+from mtc.signer.machine import SignerView, SigningPlan, TreeRequest, plan_refusal, plan_signing
 from mtc.signer.rules import KNOWN_ENTRY_TYPES, SignerRules
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "parse_journal_line",
     "parse_signer_config",
     "plan_crl",
+    "plan_refusal",
     "plan_signing",
 ]

@@ -10,6 +10,9 @@
 5. The root is computed here, from the last tree's edge and the entries, and must be the one that was asked for. So
    every tree is consistent with all before it by construction. The covering subtrees and their hashes are computed here
    too.
+6. Entries whose validation is out of date are not issued: a tree that grows is refused after the moment that its
+   request names, by the signer's own clock, and from then on for good, whatever the clock says later. A tree that was
+   signed before, or announced in the journal, was issued then, and is signed again whatever its age.
 
 The view that results must be durable, and the messages in the journal, before the first signature leaves.
 
@@ -28,24 +31,29 @@ from mtc.signer.entries import check_entries
 from mtc.signer.rules import SignerRules
 from mtc.wire import Reader, Writer
 
-_VIEW_VERSION = 1
+_VIEW_VERSION, _STALE_VERSION = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerView:
-    """The last tree of one log that the key signed. subtrees: what was signed with it, and may be signed again."""
+    """The last tree of one log that the key signed. subtrees: what was signed with it, and may be signed again.
+
+    stale_before: POSIX seconds; a tree was refused because its evidence had ended by then, so that evidence which ended
+    earlier is never accepted again.
+    """
 
     log_number: int
     frontier: Frontier
     timestamp: int
     accumulated_count: int = 0
     subtrees: tuple[tuple[Subtree, bytes], ...] = ()
+    stale_before: int = 0
 
     def encode(self) -> bytes:
-        """Return the view's bytes."""
+        """Return the view's bytes; those of a log without stale evidence are as they were before there was any."""
         writer = (
             Writer()
-            .uint(_VIEW_VERSION, 1)
+            .uint(_STALE_VERSION if self.stale_before else _VIEW_VERSION, 1)
             .uint(self.log_number, 2)
             .uint(self.frontier.tree_size, 6)
             .uint(len(self.frontier.hashes[0]) if self.frontier.hashes else 0, 1)
@@ -56,6 +64,8 @@ class SignerView:
         )
         for subtree, value in self.subtrees:
             writer.uint(subtree.start, 6).uint(subtree.end, 6).vector(value, 1)
+        if self.stale_before:
+            writer.uint(self.stale_before, 8)
         return writer.encode()
 
     @staticmethod
@@ -63,8 +73,8 @@ class SignerView:
         """Read a view, which must fill `data`. Raises FormatError."""
         reader = Reader(data, "the signer's view")
         version = reader.read_uint(1)
-        if version != _VIEW_VERSION:
-            raise FormatError(Reason.BAD_VERSION, f"the signer's view has version {version}, known is {_VIEW_VERSION}")
+        if version not in (_VIEW_VERSION, _STALE_VERSION):
+            raise FormatError(Reason.BAD_VERSION, f"the signer's view has version {version}, known is {_STALE_VERSION}")
         log_number, tree_size, size = reader.read_uint(2), reader.read_uint(6), reader.read_uint(1)
         row = reader.read_vector(2)
         if len(row) != size * tree_size.bit_count() or (row and not size):
@@ -75,9 +85,15 @@ class SignerView:
             (Subtree(reader.read_uint(6), reader.read_uint(6)), reader.read_vector(1, least=1))
             for _ in range(reader.read_uint(1))
         )
+        stale_before = reader.read_uint(8) if version == _STALE_VERSION else 0
         reader.finish()
         return SignerView(
-            log_number=log_number, frontier=frontier, timestamp=timestamp, accumulated_count=count, subtrees=subtrees
+            log_number=log_number,
+            frontier=frontier,
+            timestamp=timestamp,
+            accumulated_count=count,
+            subtrees=subtrees,
+            stale_before=stale_before,
         )
 
 
@@ -87,7 +103,8 @@ class TreeRequest:
 
     root_hash: of the tree. timestamp: POSIX seconds of its checkpoint. start: at most the size of the tree that was
     signed last; entries that are known already are skipped. with_subtrees: sign the covering subtrees of the newest
-    entries too; without, as when only the time moves, the checkpoint alone.
+    entries too; without, as when only the time moves, the checkpoint alone. evidence_until: POSIX seconds up to and
+    including which the new entries may be issued, 0 for no end.
     """
 
     log_number: int
@@ -97,6 +114,7 @@ class TreeRequest:
     start: int
     entries: Sequence[bytes]
     with_subtrees: bool = True
+    evidence_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +131,12 @@ def plan_signing(
 ) -> SigningPlan:
     """Decide about a request. views: of all logs of the CA that the key ever signed, by number. now: POSIX seconds.
 
-    Raises Rejected (UNKNOWN_ORIGIN, BAD_ENTRY_TYPE, BAD_NUMBER, NOT_YET_VALID) for what is never signed, ConflictError
-    for a tree that contradicts the view; its facts hold the size that is known, `tree_size`. FormatError for entries
-    that are none.
+    Raises Rejected (UNKNOWN_ORIGIN, BAD_ENTRY_TYPE, BAD_NUMBER, NOT_YET_VALID, STALE_EVIDENCE) for what is never
+    signed, ConflictError for a tree that contradicts the view; its facts hold the size that is known, `tree_size`.
+    FormatError for entries that are none. Only a tree that would be signed otherwise is refused as stale.
     """
     _check_log(rules, views, request)
-    view = views.get(request.log_number) or SignerView(log_number=request.log_number, frontier=Frontier(), timestamp=0)
+    view = _view_of(views, request.log_number)
     size = view.frontier.tree_size
     if request.tree_size < size:
         raise _contradiction(
@@ -140,8 +158,29 @@ def plan_signing(
     grown = view if request.tree_size == size else _grow(hasher, rules, view, request)
     if grown.frontier.root(hasher) != request.root_hash:
         raise _contradiction(view, "the entries lead to another root hash than the one that was asked for")
+    if request.tree_size > size and 0 < request.evidence_until < max(now, view.stale_before):
+        raise Rejected(
+            Reason.STALE_EVIDENCE,
+            f"the validation behind the entries from {size} to {request.tree_size} ended at {request.evidence_until}, "
+            f"it is {max(now, view.stale_before)} now; validate again",
+            log=view.log_number,
+        )
     grown = replace(grown, timestamp=request.timestamp)
     return _messages(hasher, rules, grown, with_subtrees=request.with_subtrees)
+
+
+def plan_refusal(views: Mapping[int, SignerView], request: TreeRequest, now: int) -> SignerView:
+    """Return the view that remembers a refusal as stale, to be durable before it is told. now: POSIX seconds.
+
+    Whoever hears of the refusal gives the tree up, so that it must stay refused even if the clock goes back.
+    """
+    view = _view_of(views, request.log_number)
+    return view if request.evidence_until < view.stale_before else replace(view, stale_before=now)
+
+
+def _view_of(views: Mapping[int, SignerView], log_number: int) -> SignerView:
+    """Return what was signed of a log, at least nothing."""
+    return views.get(log_number) or SignerView(log_number=log_number, frontier=Frontier(), timestamp=0)
 
 
 def _check_log(rules: SignerRules, views: Mapping[int, SignerView], request: TreeRequest) -> None:

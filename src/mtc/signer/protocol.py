@@ -20,7 +20,7 @@ from mtc.wire import Reader, Writer
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 """Largest frame read: a round of about half a million entries of usual size."""
-_VERSION = 2
+_VERSION = 3
 _TREE, _CRL, _KEY = 1, 2, 3
 _REFUSED = 0
 _NO_SIZE = 2**48 - 1
@@ -81,6 +81,7 @@ def encode_request(request: Request) -> bytes:
         case TreeRequest():
             writer.uint(_TREE, 1).uint(request.log_number, 2).uint(request.tree_size, 6)
             writer.vector(request.root_hash, 1).uint(request.timestamp, 8).uint(request.with_subtrees, 1)
+            writer.uint(request.evidence_until, 8)
             return writer.uint(request.start, 6).bytes(_pack(request.entries)).encode()
 
 
@@ -119,7 +120,8 @@ def parse_request(data: bytes) -> Request:
 def _parse_tree(reader: Reader) -> TreeRequest:
     """Read the rest of a request for a tree."""
     log_number, tree_size, root = reader.read_uint(2), reader.read_uint(6), reader.read_vector(1)
-    timestamp, with_subtrees, start = reader.read_uint(8), reader.read_uint(1), reader.read_uint(6)
+    timestamp, with_subtrees = reader.read_uint(8), reader.read_uint(1)
+    evidence_until, start = reader.read_uint(8), reader.read_uint(6)
     if with_subtrees > 1:
         raise FormatError(Reason.BAD_BOOLEAN, "the signing request has a flag that is neither 0 nor 1")
     count = reader.read_uint(4)
@@ -136,6 +138,7 @@ def _parse_tree(reader: Reader) -> TreeRequest:
         start=start,
         entries=[row[at:end] for at, end in pairwise(bounds)],
         with_subtrees=bool(with_subtrees),
+        evidence_until=evidence_until,
     )
 
 

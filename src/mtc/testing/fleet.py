@@ -192,12 +192,20 @@ class Fleet:
         self.members["ca"] = member
         return member
 
+    def adopt_ca(self, folder: Path) -> Member:
+        """Take a CA's folder that is there already."""
+        member = Member("ca", "ca", folder, free_port())
+        self.members["ca"] = member
+        return member
+
+    def cosigners(self) -> list[Member]:
+        """Return everybody who is no CA."""
+        return [member for member in self.members.values() if member.role != "ca"]
+
     def introduce(self, *, follow: bool = False) -> None:
         """Let every cosigner know the CA, and the CA every cosigner."""
         ca = self.members["ca"]
-        for member in self.members.values():
-            if member.role == "ca":
-                continue
+        for member in self.cosigners():
             extra = ["--url", ca.url, *(["--follow"] if follow and member.role == "mirror" else [])]
             certificate = str(ca.folder / "ca.pem")
             run_mtc([member.role, "add-log", str(member.folder), "--ca", certificate, *extra])

@@ -5,6 +5,7 @@ Spec: RFC 9110, "Retry-After", "Idempotent Methods"; RFC 9111 is left to the cal
 
 import asyncio
 import contextlib
+import io
 import random
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -182,7 +183,7 @@ class HTTPClient:
         place = URL(url)
         for _ in range(self._limits.redirects + 1):
             async with self._session.request(
-                method, place, data=body or None, headers=headers, allow_redirects=False
+                method, place, data=_payload(body), headers=headers, allow_redirects=False
             ) as response:
                 target = response.headers.get("Location")
                 if response.status not in _REDIRECTS or target is None:
@@ -229,6 +230,11 @@ class HTTPClient:
                 Reason.BUSY, f"{_origin(URL(url))} asks to come again in {asked:.0f} s", retry_after_s=asked
             )
         await self._pause(max(pause, asked))
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """Return what the library sends; a large body as a stream, because as bytes it would hold up the event loop."""
+    return body or None if len(body) <= _CHUNK_BYTES else io.BytesIO(body)
 
 
 def _retry_after(answer: Answer, now: datetime) -> float:

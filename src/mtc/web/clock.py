@@ -49,6 +49,11 @@ class ClockGuard:
         """Take the present reading as the truth."""
         self._offset_s = self._clock.now().timestamp() - self._clock.monotonic()
 
+    @property
+    def tolerance_s(self) -> float:
+        """How far clocks may disagree, in seconds."""
+        return self._tolerance_s
+
     def moment(self) -> datetime:
         """Return the time of day, whole seconds. Raises ConflictError (CLOCK) when the clocks disagree."""
         return datetime.fromtimestamp(self.seconds(), UTC)

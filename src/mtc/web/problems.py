@@ -44,7 +44,7 @@ _SECRETIVE: dict[type[Error], str] = {
 }
 # What RFC 9110 asks to say beside these statuses.
 _HEADERS_OF_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": str(RETRY_AFTER_S)}}
-_TEMPORARY = frozenset({Reason.BUSY, Reason.CLOCK})
+_TEMPORARY = frozenset({Reason.BUSY, Reason.CLOCK, Reason.NO_QUORUM})
 _CLIENTS = (FormatError, UsageError, Rejected)
 
 
@@ -74,7 +74,9 @@ def problem_of(error: Exception) -> Response:
     """Return the answer to a failed request: never a traceback, never what only the operator may know."""
     if isinstance(error, Error):
         status = status_of(error)
-        detail = _SECRETIVE.get(type(error), error.message)
+        hidden = [text for family, text in _SECRETIVE.items() if isinstance(error, family)]
+        # Without its quorum, an entry is in the log all the same, and who asked for it must hear where.
+        detail = hidden[0] if hidden and error.reason is not Reason.NO_QUORUM else error.message
         return problem(status, detail, _HEADERS_OF_STATUS.get(status), reason=str(error.reason))
     if isinstance(error, HTTPException):
         return problem(error.status_code, error.detail, error.headers)

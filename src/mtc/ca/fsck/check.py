@@ -167,6 +167,7 @@ async def _check_log(
         ca=task.folder.certificate,
         now=task.now,
         record=record,
+        cosigners=task.keys[1:],
         # Where nothing is deleted, everything must be there, served or not.
         minimum_index=record.minimum_index if record and task.folder.config.pruning == "delete" else 0,
         sizes=[] if landmarks is None else [mark.tree_size for mark in landmarks.marks],

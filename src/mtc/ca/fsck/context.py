@@ -76,6 +76,11 @@ class FolderTask:
         public_key = certificate.public_key.public_key
         return VerifierKey.from_spki(certificate.ca_id.oid_name, SignatureType.COSIGNATURE_MLDSA44, public_key)
 
+    @property
+    def keys(self) -> tuple[VerifierKey, ...]:
+        """The CA cosigner's key, and those of the configured cosigners."""
+        return (self.key, *self.folder.config.cosigning.keys)
+
     async def read_register(self, findings: Findings | None = None) -> RegisterCopy:
         """Return what the register holds now; what is wrong with it goes to `findings`."""
         path = self.folder.path / self.folder.config.storage.partition(":")[2] / REGISTER_NAME

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mtc.ca.fsck.context import FolderTask
 from mtc.ca.fsck.records import Settled
+from mtc.cert import SubtreeSignature
 from mtc.errors import Error
 from mtc.ids import log_id
 from mtc.log import LogRecord, SignedRound
@@ -18,10 +19,11 @@ from mtc.log.fsck.service import CheckedLog, TreeHashes
 from mtc.log.ledger import ledger_prefix
 from mtc.log.ledger.service import Ledger
 from mtc.merkle import Subtree, cover
-from mtc.note import Checkpoint, encode_subtree_message, open_note
+from mtc.note import Checkpoint, CosignedMessage, encode_subtree_message, open_note
 from mtc.tiles import EntriesTile, Tile, bundles_for_growth, tiles_for_growth
 
 _AT_ONCE = 128
+_OID_NAME = "oid/1.3.6.1.4.1."
 _TRIES = 5
 
 
@@ -195,12 +197,13 @@ def _check_round(  # noqa: PLR0913 - a round and what it is compared with
     """Check one round. Raises what is wrong with its signatures."""
     certificate = task.folder.certificate
     log = log_id(certificate.ca_id, number)
-    note = open_note(round_.checkpoint, [task.key])
+    note = open_note(round_.checkpoint, task.keys)
     checkpoint = Checkpoint.parse(note.text, task.hasher.size)
     root = hashes.get(Subtree(0, round_.new_size), round_.root_hash)
     if checkpoint != Checkpoint(log.oid_name, round_.new_size, root) or round_.root_hash != root:
         findings.add(where, f"has a checkpoint of another tree than the final log had at {round_.new_size} entries")
-    if note.verified[0].timestamp is None or note.verified[0].timestamp < round_.timestamp:
+    times = [item.timestamp or 0 for item in note.verified if item.key == task.key]
+    if not times or max(times) < round_.timestamp:
         findings.add(where, "has a checkpoint that is older than the round")
     findings.count("signatures", len(note.verified))
     for subtree, signatures in round_.signatures.items():
@@ -212,4 +215,20 @@ def _check_round(  # noqa: PLR0913 - a round and what it is compared with
             certificate.public_key.verify(message, signature)
         if not own:
             findings.add(where, f"has no signature of the CA over {subtree}")
-        findings.count("signatures", len(own))
+        findings.count("signatures", len(own) + _check_others(task, log.oid_name, signatures, subtree, hashes[subtree]))
+
+
+def _check_others(
+    task: FolderTask, origin: str, signatures: Sequence[SubtreeSignature], subtree: Subtree, value: bytes
+) -> int:
+    """Verify what the configured cosigners signed; of those who were cosigners once, no key is known here.
+
+    Returns how many were verified. Raises SignatureError.
+    """
+    count = 0
+    for item in signatures:
+        for key in task.keys[1:]:
+            if item.name == key.name.removeprefix(_OID_NAME):
+                key.verifier.verify(CosignedMessage(key.name, origin, subtree, value).encode(), item.signature)
+                count += 1
+    return count

@@ -4,12 +4,11 @@ Requests come from anybody, so that what a stranger can make without a key (test
 only a misbehaving key holder can make (proofs), and one key holder must not take the room of all others. What does not
 fit is counted and forgotten.
 
-`RefusalWatch` looks at the requests that a witness or a mirror refused.
+`find_in_refusal` looks at a request that a witness or a mirror refused.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +19,7 @@ from mtc.cosign.evidence.verify import verify_evidence
 from mtc.cosign.logs import KnownLog
 from mtc.cosign.machine import CosignerView
 from mtc.cosign.requests import AddCheckpoint
-from mtc.errors import ConflictError, Error, Reason, UsageError
+from mtc.errors import ConflictError, Error, FormatError, ProofError, Reason, Rejected, SignatureError, UsageError
 from mtc.merkle import Hasher, Subtree, prove_consistency, subtree_hash
 from mtc.note import Checkpoint, Note, VerifierKey, parse_note
 from mtc.store import ObjectStore
@@ -28,6 +27,7 @@ from mtc.tiles import NodeRecorder, tiles_for_nodes, verify_tiles
 
 EVIDENCE_PREFIX = "private/evidence"
 """Where bundles stand when nothing else is said."""
+_READ_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,11 @@ class EvidenceKeeper:
     async def _look(self) -> dict[str, tuple[str, int]]:
         """Return what is kept, from the store the first time. What cannot be read takes room all the same."""
         if self._sizes is None:
-            sizes = {}
-            for name in await self.names():
-                (data,) = await self._objects.fetch([self._key(name)])
-                if data is not None:
-                    sizes[name] = (await asyncio.to_thread(_owner_of, data), len(data))
+            sizes, names = {}, await self.names()
+            for at in range(0, len(names), _READ_AT_ONCE):
+                some = names[at : at + _READ_AT_ONCE]
+                for name, data in zip(some, await self._objects.fetch(list(map(self._key, some))), strict=True):
+                    sizes[name] = (await asyncio.to_thread(_owner_of, data or b""), len(data or b""))
             self._sizes = sizes
         return self._sizes
 
@@ -184,48 +184,33 @@ class HeldTree:
     prefix: str
 
 
-@dataclass(slots=True)
-class RefusalWatch:
-    """Looks for evidence in refused requests and keeps it. Called with log, view, request and the refusal's error.
+async def find_in_refusal(
+    hasher: Hasher,
+    log: KnownLog,
+    view: CosignerView | None,
+    request: AddCheckpoint,
+    held: tuple[ObjectStore, HeldTree] | None = None,
+) -> Evidence | None:
+    """Return what a cosigner can prove by a request that it refused, None when that is nothing.
 
-    Nothing goes wrong for the request by it: what cannot be kept is counted in `failures`.
-
-    objects, held: where a mirror keeps tiles, and the tree that it holds of a log; nothing for a witness. now, by: for
-    the remark in the bundle. found: told of each name that is kept.
+    view: what the request was judged by. held: the tree that a mirror holds, and where; it may be behind the view, and
+    smaller checkpoints of other views are found by it. Raises StorageError.
     """
-
-    keeper: EvidenceKeeper
-    hasher: Hasher
-    now: Callable[[], datetime]
-    by: str
-    objects: ObjectStore | None = None
-    held: Callable[[KnownLog], HeldTree | None] = lambda _: None
-    found: Callable[[str], None] = lambda _: None
-    failures: int = 0
-
-    async def __call__(self, log: KnownLog, view: CosignerView | None, request: object, _error: Error) -> None:
-        """Keep what a refused add-checkpoint proves; other requests prove nothing."""
-        if not isinstance(request, AddCheckpoint):
-            return
-        try:
-            evidence = await asyncio.to_thread(find_evidence, self.hasher, log, view, request)
-            if evidence is None:
-                evidence = await self._find_in_tree(log, request)
-            name = None if evidence is None else await self.keeper.keep(evidence, self.now(), self.by)
-        except Error:
-            self.failures += 1
-            return
-        if name is not None:
-            self.found(name)
-
-    async def _find_in_tree(self, log: KnownLog, request: AddCheckpoint) -> Evidence | None:
-        """Compare the request's checkpoint with the tree that is held here, if that is the larger one."""
-        held = self.held(log)
-        if held is None or self.objects is None or not 0 < request.checkpoint.tree_size < held.view.tree_size:
-            return None
-        names = {(line.name, line.key_id) for line in request.note.signatures}
-        key = next((key for key in log.keys if (key.name, key.key_id) in names), None)
-        return None if key is None else await find_in_tree(self.hasher, self.objects, held, key, request.note)
+    found = await asyncio.to_thread(find_evidence, hasher, log, view, request)
+    if found is not None or held is None or request.checkpoint.origin != log.origin:
+        return found
+    (objects, tree), size = held, request.checkpoint.tree_size
+    if size >= tree.view.tree_size:
+        return await asyncio.to_thread(find_evidence, hasher, log, tree.view, request)
+    names = {(line.name, line.key_id) for line in request.note.signatures}
+    key = next((key for key in log.keys if (key.name, key.key_id) in names), None)
+    if key is None or not size:
+        return None
+    try:
+        return await find_in_tree(hasher, objects, tree, key, request.note)
+    except (FormatError, ProofError, Rejected, SignatureError, UsageError):
+        # The key did not sign both, or tiles are pruned: then nothing can be proven.
+        return None
 
 
 async def find_in_tree(

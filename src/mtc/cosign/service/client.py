@@ -7,10 +7,11 @@ Spec: C2SP tlog-witness; tlog-mirror, "add-entries".
 """
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from mtc.cosign.config import Role
@@ -53,6 +54,7 @@ class CosignerPeer:
     """A cosigner that is asked. name: for people and policies; its name in signatures is the key's.
 
     url, monitoring_url: submission and monitoring prefix, without a slash at the end. deadline_s: of one request.
+    cosigner_id: under which its signatures stand in certificates; None for one that cosigns only checkpoints.
     """
 
     name: str
@@ -61,16 +63,15 @@ class CosignerPeer:
     url: str
     monitoring_url: str
     deadline_s: float = 10.0
+    cosigner_id: TrustAnchorID | None = field(init=False)
 
-    @property
-    def cosigner_id(self) -> TrustAnchorID | None:
-        """The ID under which its signatures stand in certificates; None for one that cosigns only checkpoints."""
-        if self.key.type != SignatureType.COSIGNATURE_MLDSA44:
-            return None
-        try:
-            return TrustAnchorID.parse_oid_name(self.key.name)
-        except FormatError:
-            return None
+    def __post_init__(self) -> None:
+        """Find out whether it can stand in certificates."""
+        found = None
+        if self.key.type == SignatureType.COSIGNATURE_MLDSA44:
+            with contextlib.suppress(FormatError):
+                found = TrustAnchorID.parse_oid_name(self.key.name)
+        object.__setattr__(self, "cosigner_id", found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,10 @@ class CosignerClient:
         return self._verify_lines(checkpoint.encode(), answer.body)
 
     async def fetch_checkpoint(self, origin: str) -> SeenCheckpoint | None:
-        """Return the checkpoint that the cosigner shows for a log; None when it has none, which nothing proves."""
+        """Return the checkpoint that the cosigner shows for a log; None when it has none, which nothing proves.
+
+        Its time may be any: who looks at it judges that.
+        """
         name = hashlib.sha256(origin.encode()).hexdigest()
         url = f"{self.peer.monitoring_url}/{name}/checkpoint"
         answer = await self._http.request("GET", url, most=MAX_NOTE_BYTES, deadline_s=self.peer.deadline_s)
@@ -199,10 +203,19 @@ class CosignerClient:
     def _verify_lines(self, text: bytes, body: bytes) -> tuple[NoteSignature, ...]:
         """Return the cosigner's own lines, all verified and with a time, of an answer to a checkpoint."""
         note = Note(text, parse_signature_lines(body))
-        return tuple(item.signature for item in self._verify(note).verified)
+        opened = self._verify(note)
+        for item in opened.verified:
+            ahead = (item.timestamp or 0) - self._now()
+            if ahead > MAX_AHEAD_S:
+                raise PeerError(
+                    Reason.CLOCK,
+                    self._named(f"it signed {ahead:.0f} s after what this clock says; one of the two is wrong"),
+                    timestamp=item.timestamp,
+                )
+        return tuple(item.signature for item in opened.verified)
 
     def _verify(self, note: Note) -> OpenedNote:
-        """Verify the cosigner's lines under a checkpoint, and that each has a time that can be."""
+        """Verify the cosigner's lines under a checkpoint, and that each has a time."""
         try:
             opened = verify_note(note, [self.peer.key])
         except SignatureError as error:
@@ -213,13 +226,6 @@ class CosignerClient:
         for item in opened.verified:
             if not item.timestamp:
                 raise FormatError(Reason.BAD_TIME, self._named("it cosigned a checkpoint without a time"))
-            ahead = item.timestamp - self._now()
-            if ahead > MAX_AHEAD_S:
-                raise PeerError(
-                    Reason.CLOCK,
-                    self._named(f"it signed {ahead:.0f} s after what this clock says; one of the two is wrong"),
-                    timestamp=item.timestamp,
-                )
         return opened
 
     def _named(self, text: str) -> str:

@@ -18,7 +18,7 @@ from mtc.cosign.requests import SignSubtree
 from mtc.cosign.service.folder import OwnKey
 from mtc.errors import ConflictError, Error, Reason, StorageError
 from mtc.merkle import Hasher
-from mtc.note import VerifierKey, checkpoint_message, note_signature
+from mtc.note import Cosignature, VerifierKey, checkpoint_message, note_signature, parse_signature_lines
 from mtc.store import ObjectStore, Register
 from mtc.web.clock import ClockGuard
 
@@ -61,6 +61,14 @@ async def whole(work: Coroutine[object, object, _Result]) -> _Result:
 
 async def _ignore(_log: KnownLog, _view: CosignerView | None, _request: object, _error: Error) -> None:
     """Keep nothing."""
+
+
+def signed_at(view: CosignerView, own_keys: tuple[VerifierKey, ...]) -> int:
+    """Return when a view was signed, POSIX seconds; 0 when it was not."""
+    own = {(key.name, key.key_id) for key in own_keys}
+    lines = parse_signature_lines(view.lines) if view.lines else ()
+    times = [Cosignature.parse(line.signature).timestamp for line in lines if (line.name, line.key_id) in own]
+    return max(times, default=0)
 
 
 @dataclass(slots=True)
@@ -146,9 +154,20 @@ class Core:
                 Reason.CONFLICT, "another process changed what this cosigner has signed; exactly one may run"
             ) from None
 
-    async def sign_view(self, log: KnownLog, view: CosignerView) -> CosignerView:
-        """Return the view with this cosigner's signature lines, made now. They leave only after the swap."""
+    async def sign_view(self, log: KnownLog, view: CosignerView, before: CosignerView | None) -> CosignerView:
+        """Return the view with this cosigner's signature lines, made now. They leave only after the swap.
+
+        before: what was signed last for this log. A time never goes back: with a smaller tree at an earlier time a
+        later one would contradict it. Raises ConflictError (CLOCK) while the clock is far behind the last signature.
+        """
         checkpoint, now = checkpoint_of(view), self.clock.seconds()
+        last = 0 if before is None else signed_at(before, self.own_keys)
+        if last - now > self.clock.tolerance_s:
+            raise ConflictError(
+                Reason.CLOCK,
+                f"the clock says {now}, but {log.origin} was signed at {last}; nothing is signed until it is right",
+            )
+        now = max(now, last)
         wanted = signing_keys(self.own_keys, log)
         lines = [
             note_signature(

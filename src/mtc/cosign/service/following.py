@@ -205,8 +205,10 @@ class Follower:
             width = min(TILE_WIDTH, target.tree_size - place.bundle * TILE_WIDTH)
             served: list[tuple[Tile | EntriesTile, bytes]] = [*proven.tiles.items()]
             served.append((EntriesTile(place.bundle, width), data))
-            exhibit = BadEntries(parse_note(target.note), tuple(served))
-            self.evidence = Evidence(self._log.keys[0], self._log.origin, exhibit, self._hasher.name)
+            note = parse_note(target.note)
+            lines = {(line.name, line.key_id) for line in note.signatures}
+            subject = next(key for key in self._log.keys if (key.name, key.key_id) in lines)
+            self.evidence = Evidence(subject, self._log.origin, BadEntries(note, tuple(served)), self._hasher.name)
         except Error:
             # Then the tiles themselves are wrong or gone, and there is nothing that others could check.
             self.evidence = None

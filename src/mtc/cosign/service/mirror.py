@@ -176,16 +176,19 @@ class Mirror:
         return b""
 
     async def _add_pending(self, log: KnownLog, request: AddCheckpoint) -> None:
-        """Wait for the log's turn, judge and swap."""
+        """Wait for the log's turn, judge and swap; afterwards look at what a refused request proves."""
         async with self.core.lock(log.origin):
             held = self._take(log)
             view = held.state.latest
             try:
                 after = await asyncio.to_thread(plan_checkpoint, self.core.hasher, log, view, request)
+                await self._save(log, held, add_pending(held.state, after))
             except (ProofError, ConflictError, SignatureError) as error:
-                await self.core.refused(log, view, request, error)
-                raise
-            await self._save(log, held, add_pending(held.state, after))
+                refusal = error
+            else:
+                return
+        await self.core.refused(log, view, request, refusal)
+        raise refusal
 
     async def sign_subtree(self, request: SignSubtree) -> bytes:
         """Return signature lines over a subtree of a checkpoint that this mirror signed."""
@@ -282,7 +285,7 @@ class Mirror:
             await self._put(log, objects)
             lines = b""
             if overtaken is None:
-                signed = await self.core.sign_view(log, replace(target, lines=b""))
+                signed = await self.core.sign_view(log, replace(target, lines=b""), held.state.committed)
                 state, lines = replace(state, committed=signed), signed.lines
             await self._save(log, held, state)
             held.growth = growth

@@ -16,7 +16,7 @@ from mtc.cosign.config import CONFIG_NAME, CosignerConfig, Role, parse_address
 from mtc.cosign.evidence.service import EvidenceKeeper
 from mtc.cosign.machine import CosignerView
 from mtc.cosign.mirroring import MirrorState
-from mtc.cosign.service.core import INDEX_NAME, Core, origin_hash, state_name
+from mtc.cosign.service.core import INDEX_NAME, Core, origin_hash, signed_at, state_name
 from mtc.cosign.service.folder import CosignerFolder, read_cosigner_config
 from mtc.cosign.service.http import Endpoints
 from mtc.cosign.service.metrics import CosignerMetrics
@@ -26,7 +26,7 @@ from mtc.cosign.service.tending import EvidenceWatch, Tending
 from mtc.cosign.service.witness import Witness
 from mtc.errors import ConflictError, Error
 from mtc.kernel import active_kernel
-from mtc.note import Cosignature, VerifierKey, parse_signature_lines
+from mtc.note import VerifierKey
 from mtc.store import open_storage
 from mtc.web.clock import Clock, ClockGuard, SystemClock
 from mtc.web.frame import FrameChoices, create_app
@@ -151,12 +151,8 @@ def line_of(origin: str, state: MirrorState | CosignerView | None, keys: tuple[V
     line = LogLine(origin, name, 0, "", None, pending, held.next_entry, held.minimum_index)
     if view is None:
         return line
-    times = [
-        Cosignature.parse(item.signature).timestamp
-        for item in parse_signature_lines(view.lines)
-        if any((item.name, item.key_id) == (key.name, key.key_id) for key in keys)
-    ]
-    signed = datetime.fromtimestamp(max(times), UTC) if times else None
+    seconds = signed_at(view, keys)
+    signed = datetime.fromtimestamp(seconds, UTC) if seconds else None
     return LogLine(
         origin, name, view.tree_size, view.root_hash.hex(), signed, pending, held.next_entry, held.minimum_index
     )
@@ -195,7 +191,8 @@ async def open_cosigner(
         )
         keeper = EvidenceKeeper(storage.objects)
         by = f"{folder.config.role} {folder.config.name}"
-        watch = EvidenceWatch(core, keeper, metrics, moment, by)
+        mirror = cosigner if isinstance(cosigner, Mirror) else None
+        watch = EvidenceWatch(core, keeper, metrics, moment, by, mirror)
         watch.count = await keeper.count()
         core.refused = watch.refused
         yield RunningCosigner(folder, core, cosigner, metrics, moment, folder.config, watch)

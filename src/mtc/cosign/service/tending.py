@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 from mtc import __version__
 from mtc.cosign.config import CosignerConfig, Pruning
-from mtc.cosign.evidence import Evidence, find_evidence
-from mtc.cosign.evidence.service import EvidenceKeeper
+from mtc.cosign.evidence import Evidence
+from mtc.cosign.evidence.service import EvidenceKeeper, HeldTree, find_in_refusal
 from mtc.cosign.logs import KnownLog
 from mtc.cosign.machine import CosignerView
 from mtc.cosign.pruning import may_forget
@@ -40,29 +40,47 @@ _FAILURES = 3
 class EvidenceWatch:
     """Keeps what refused requests prove. by: who this cosigner is, for the remark in each bundle."""
 
-    def __init__(self, core: Core, keeper: EvidenceKeeper, metrics: CosignerMetrics, clock: Clock, by: str) -> None:
-        """Take the parts."""
+    def __init__(  # noqa: PLR0913 - the parts of a running cosigner
+        self,
+        core: Core,
+        keeper: EvidenceKeeper,
+        metrics: CosignerMetrics,
+        clock: Clock,
+        by: str,
+        mirror: Mirror | None = None,
+    ) -> None:
+        """Take the parts. mirror: who holds a log's tree can prove more about it."""
         self._core, self._keeper, self._metrics, self._clock, self._by = core, keeper, metrics, clock, by
+        self._mirror = mirror
         self.count = 0
 
     async def refused(self, log: KnownLog, view: CosignerView | None, request: object, _error: Error) -> None:
         """Look at a refused request; for `Core.refused`."""
-        if isinstance(request, AddCheckpoint):
-            found = await asyncio.to_thread(find_evidence, self._core.hasher, log, view, request)
-            await self.keep(found)
+        if not isinstance(request, AddCheckpoint):
+            return
+        committed = None if self._mirror is None else self._mirror.state(log.origin).committed
+        held = None if committed is None else (self._core.objects, HeldTree(committed, object_prefix(log.origin)))
+        try:
+            found = await find_in_refusal(self._core.hasher, log, view, request, held)
+        except Error as error:
+            _LOG.error("evidence not looked for", origin=log.origin, error=error.message)
+            return
+        await self.keep(found)
 
     async def keep(self, evidence: Evidence | None) -> None:
         """Keep evidence if there is any and there is room. Never fails: a refusal must be answered all the same."""
         if evidence is None:
             return
+        before = self._keeper.kept[evidence.kind]
         try:
             name = await self._keeper.keep(evidence, self._clock.now(), self._by)
         except Error as error:
             _LOG.error("evidence not kept", kind=evidence.kind, origin=evidence.origin, error=error.message)
             return
         self.count = await self._keeper.count()
-        self._metrics.count("mtc_cosigner_evidence_total", kind=evidence.kind)
-        _LOG.warning("evidence", kind=evidence.kind, origin=evidence.origin, name=name)
+        if self._keeper.kept[evidence.kind] > before:
+            self._metrics.count("mtc_cosigner_evidence_total", kind=evidence.kind)
+            _LOG.warning("evidence", kind=evidence.kind, origin=evidence.origin, name=name)
 
 
 class Tending:

@@ -42,20 +42,22 @@ class Witness:
         return await whole(self._add(self.core.find(request.checkpoint.origin), request))
 
     async def _add(self, log: KnownLog, request: AddCheckpoint) -> bytes:
-        """Wait for the log's turn, judge, sign and swap."""
+        """Wait for the log's turn, judge, sign and swap; afterwards look at what a refused request proves."""
         async with self.core.lock(log.origin):
-            return await self._judge(log, request)
+            view = self.view(log.origin)
+            try:
+                return await self._judge(log, request)
+            except (ProofError, ConflictError, SignatureError) as error:
+                refusal = error
+        await self.core.refused(log, view, request, refusal)
+        raise refusal
 
     async def _judge(self, log: KnownLog, request: AddCheckpoint) -> bytes:
         """Judge, sign and swap, as the only one for this log."""
         core = self.core
         old, view = self._views.get(log.origin, (None, None))
-        try:
-            after = await asyncio.to_thread(plan_checkpoint, core.hasher, log, view, request)
-        except (ProofError, ConflictError, SignatureError) as error:
-            await core.refused(log, view, request, error)
-            raise
-        signed = await core.sign_view(log, after)
+        after = await asyncio.to_thread(plan_checkpoint, core.hasher, log, view, request)
+        signed = await core.sign_view(log, after, view)
         if old is None:
             await core.remember(log.origin)
         data = signed.encode()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mtc.errors import FormatError, Reason, StorageError
-from mtc.signer.journal import MAX_LINE_BYTES, TORN, JournalLine, parse_journal_line
+from mtc.signer.journal import MAX_LINE_BYTES, TORN, JournalLine, TreeLine, parse_journal_line
 
 TAIL_BYTES = 1 << 18
 """How much of the journal's end a start looks at."""
@@ -48,6 +48,28 @@ class Journal:
                     Reason.STORAGE, f"the journal {self._path} failed: {error.strerror}; nothing is signed"
                 ) from None
             self._is_torn = False
+
+    def find_tree(self, log_number: int) -> TreeLine | None:
+        """Return the last tree of a log that was announced, None without one. Reads backwards, so usually little.
+
+        Raises FormatError for a line that is none, StorageError.
+        """
+        tail, end = b"", os.fstat(self._handle).st_size
+        while end:
+            start = max(end - TAIL_BYTES, 0)
+            try:
+                tail, end = os.pread(self._handle, end - start, start) + tail, start
+            except OSError as error:
+                raise StorageError(Reason.STORAGE, f"the journal {self._path} failed: {error.strerror}") from None
+            first, *lines = tail.splitlines(keepends=True)
+            # The first line may begin further in front.
+            for data in reversed(lines if end else [first, *lines]):
+                if data.endswith(b"\n") and not data.endswith(TORN):
+                    line = parse_journal_line(data[:-1])
+                    if isinstance(line, TreeLine) and line.log_number == log_number:
+                        return line
+            tail = first
+        return None
 
     def close(self) -> None:
         """Close the file."""

@@ -2,10 +2,12 @@
 
 The order of one answer, each step durable before the next: decide, write the journal, move the record, sign, answer. A
 crash after the journal leaves a message that was perhaps never signed, and never a signature that the journal does not
-name.
+name. So a tree that the journal names counts as signed, also where the record does not know it yet.
 """
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from mtc.crypto import LocalSigner, SignatureAlgorithm, Signer
@@ -13,7 +15,7 @@ from mtc.errors import Reason, Rejected
 from mtc.merkle import Hasher
 from mtc.signer.crl import CRLKind, CRLView, plan_crl
 from mtc.signer.journal import CRLLine, TreeLine
-from mtc.signer.machine import SignerView, SigningPlan, TreeRequest, plan_signing
+from mtc.signer.machine import SignerView, SigningPlan, TreeRequest, plan_refusal, plan_signing
 from mtc.signer.protocol import Answer, CRLRequest, KeyAnswer, KeyQuery, Request, SignedCRL, SignedMessages
 from mtc.signer.rules import SignerRules
 from mtc.signer.service.journal import Journal
@@ -81,9 +83,7 @@ class KeyHolder:
         async with self._turn:
             now = self._clock.now()
             views, known = await self._read_views(request.log_number)
-            plan = await asyncio.to_thread(
-                plan_signing, self._hasher, self._rules, views, request, int(now.timestamp())
-            )
+            plan = await self._plan(request, views, known, int(now.timestamp()))
             line = TreeLine(
                 time=now.isoformat(),
                 cosigner_id=self._rules.ca_id,
@@ -96,6 +96,24 @@ class KeyHolder:
             await asyncio.to_thread(self._journal.append, line.encode())
             await self._keep(f"{LOG_NAME}-{request.log_number}", known, plan.view.encode())
             return await self._sign(plan)
+
+    async def _plan(
+        self, request: TreeRequest, views: Mapping[int, SignerView], known: bytes | None, now: int
+    ) -> SigningPlan:
+        """Decide about a tree. A refusal as stale is durable before it is told; see `plan_refusal`."""
+        hasher, rules = self._hasher, self._rules
+        try:
+            return await asyncio.to_thread(plan_signing, hasher, rules, views, request, now)
+        except Rejected as refusal:
+            if refusal.reason is not Reason.STALE_EVIDENCE:
+                raise
+            line = await asyncio.to_thread(self._journal.find_tree, request.log_number)
+            if line is not None and (line.tree_size, line.root_hash) == (request.tree_size, request.root_hash):
+                announced = replace(request, evidence_until=0)
+                return await asyncio.to_thread(plan_signing, hasher, rules, views, announced, now)
+            refused = plan_refusal(views, request, now)
+            await self._keep(f"{LOG_NAME}-{request.log_number}", known, refused.encode())
+            raise
 
     async def sign_crl(self, tbs: bytes) -> bytes:
         """Sign a revocation list (TBSCertList, DER), or raise what `plan_crl` raises. StorageError: nothing signed."""
