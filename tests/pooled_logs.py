@@ -131,10 +131,12 @@ def always(status: int, body: bytes = b"", **headers: str) -> Rule:
 
 
 def changed(change: Callable[[bytes], bytes]) -> Rule:
-    """Return a rule that changes the body of the honest answer."""
+    """Return a rule that changes the body of the honest answer, if it says yes to anything."""
 
     async def rule(honest: Honest) -> Reply:
         reply = await honest()
+        if reply.status != 200 or not reply.body:
+            return reply
         return Reply(reply.status, reply.headers, change(reply.body))
 
     return rule

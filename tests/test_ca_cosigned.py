@@ -42,6 +42,7 @@ from mtc.web.frame import create_app
 
 CA_ID = TrustAnchorID.parse("32473.1")
 W1, M1, M2 = 8, 9, 19
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -428,7 +429,7 @@ def test_running_ahead_completes_what_is_owed(tmp_path: Path) -> None:
             "since 2026-01-01",
         ),
         (
-            QuorumStatus(rule="m1", trouble=(datetime(2026, 1, 1, tzinfo=UTC), "m1 is away"), is_blocked=True),
+            QuorumStatus(rule="m1", trouble=(MOMENT, "m1 is away"), is_blocked=True),
             Health.STOPPED,
             "m1 is away",
         ),

@@ -14,10 +14,11 @@ from tests.synthetic_logs import HASHER, NOW, ORIGIN, SyntheticLog, make_entries
 from mtc.cosign.logs import KnownCA, KnownLog, LogDirectory
 from mtc.cosign.requests import MAX_PROOF_LINES, MAX_TEXT_BYTES, AddCheckpoint, SignSubtree
 from mtc.cosign.service.core import state_name
-from mtc.errors import FormatError, Reason, UsageError
+from mtc.errors import Error, FormatError, Reason, UsageError
 from mtc.merkle import Subtree, prove_consistency
 from mtc.note import (
     Checkpoint,
+    Cosignature,
     Note,
     NoteSignature,
     SignatureType,
@@ -293,6 +294,52 @@ def test_nothing_is_signed_that_is_not_durable(failure: Failure, *, is_restarted
                 old = size
 
         play(story, world)
+
+
+def test_times_of_a_log_never_go_back() -> None:
+    """A clock that is set back a little signs with the last time again; far back nothing is signed, restart or not."""
+    log = SyntheticLog(make_entries(12))
+    world = World()
+
+    def times(body: bytes) -> list[int]:
+        return [Cosignature.parse(line.signature).timestamp for line in own_lines(body)]
+
+    async def story(running: Running, asker: Asker) -> None:
+        assert times((await asker.post("add-checkpoint", log.add_checkpoint(0, 4))).body) == [NOW]
+        running.world.clock.jump(-20)
+        assert times((await asker.post("add-checkpoint", log.add_checkpoint(4, 9))).body) == [NOW]
+        running.world.clock.jump(-3600)
+        assert (await asker.post("add-checkpoint", log.add_checkpoint(9))).status == 503
+        restarted = (await world.open()).asker()
+        assert (await restarted.post("add-checkpoint", log.add_checkpoint(9))).status == 503
+        running.world.clock.jump(3620)
+        assert (await (await world.open()).asker().post("add-checkpoint", log.add_checkpoint(9))).status == 200
+
+    play(story, world)
+
+
+def test_refused_requests_are_looked_at_for_evidence() -> None:
+    """Whoever keeps evidence hears of each request that a rule refused, a failing signature too, and of no other."""
+    log, other = SyntheticLog(make_entries(9)), SyntheticLog(make_entries(9, "other"))
+    heard: list[str] = []
+
+    async def note(_log: KnownLog, _view: object, _request: object, error: Error) -> None:
+        heard.append(type(error).__name__)
+
+    async def story(running: Running, asker: Asker) -> None:
+        running.core.refused = note
+        assert (await asker.post("add-checkpoint", log.add_checkpoint(0, 5))).status == 200
+        assert heard == []
+        broken = Note(log.checkpoint().encode(), log.note(5).signatures)
+        for body in (
+            AddCheckpoint.encode(5, [], other.note(5).encode()),
+            AddCheckpoint.encode(5, [], broken.encode()),
+            log.add_checkpoint(3),
+        ):
+            assert (await asker.post("add-checkpoint", body)).status in {403, 409, 422}
+        assert heard == ["ProofError", "SignatureError", "ConflictError"]
+
+    play(story)
 
 
 def test_a_crash_between_the_swap_and_the_answer_loses_nothing() -> None:
