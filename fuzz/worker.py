@@ -21,7 +21,13 @@ def main() -> None:
     atheris: Any = import_module("atheris")
     name, *options = sys.argv[1:]
     with atheris.instrument_imports(
-        include=["mtc", "fuzz.targets_certificates", "fuzz.targets_evidence", "fuzz.targets_texts"]
+        include=[
+            "mtc",
+            "fuzz.targets_certificates",
+            "fuzz.targets_cosign",
+            "fuzz.targets_evidence",
+            "fuzz.targets_texts",
+        ]
     ):
         target: Target = import_module("fuzz.targets").TARGETS[name]
     hooks = {"custom_mutator": _structural(atheris)} if target.is_certificate else {}

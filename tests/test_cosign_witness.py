@@ -296,6 +296,40 @@ def test_nothing_is_signed_that_is_not_durable(failure: Failure, *, is_restarted
         play(story, world)
 
 
+def test_extension_lines_that_the_log_did_not_sign_are_refused() -> None:
+    """403: ML-DSA-44 does not cover extension lines, so a stranger could have added them; Ed25519 covers the text."""
+    log = SyntheticLog(make_entries(5))
+    plain = SyntheticLog(make_entries(5), signer=LOG, origin="log.example/7")
+    world = World(logs=(KnownLog(origin="log.example/7", keys=(LOG.key,)),))
+
+    async def story(_: Running, asker: Asker) -> None:
+        assert (await asker.post("add-checkpoint", log.add_checkpoint(0))).status == 200
+        text = log.checkpoint().encode() + b"a word from a stranger\n"
+        added = AddCheckpoint.encode(5, [], Note(text, log.note().signatures).encode())
+        assert (await asker.post("add-checkpoint", added)).status == 403
+        assert b"stranger" not in (await asker.checkpoint(ORIGIN)).body
+        signed = replace(plain.checkpoint(), extensions=("a word of its own",))
+        note = Note(signed.encode(), (LOG.cosign(signed),))
+        assert (await asker.post("add-checkpoint", AddCheckpoint.encode(0, [], note.encode()))).status == 200
+        assert b"a word of its own" in (await asker.checkpoint("log.example/7")).body
+
+    play(story, world)
+
+
+def test_one_signature_of_each_key_of_the_log_is_kept() -> None:
+    """A checkpoint under which the log signed many times is served with its newest line alone."""
+    log = SyntheticLog(make_entries(5))
+    lines = [CA.cosign(log.checkpoint(), NOW - age) for age in (30, 10, 20)]
+
+    async def story(_: Running, asker: Asker) -> None:
+        note = Note(log.checkpoint().encode(), tuple(lines * 10))
+        assert (await asker.post("add-checkpoint", AddCheckpoint.encode(0, [], note.encode()))).status == 200
+        served = parse_note((await asker.checkpoint(ORIGIN)).body)
+        assert [line for line in served.signatures if line.name == CA.key.name] == [lines[1]]
+
+    play(story)
+
+
 def test_times_of_a_log_never_go_back() -> None:
     """A clock that is set back a little signs with the last time again; far back nothing is signed, restart or not."""
     log = SyntheticLog(make_entries(12))

@@ -224,11 +224,16 @@ def bench_cosign(  # noqa: PLR0913 - what is measured, and beside what
         run_bench_cosign,
     )
 
-    foreign = {
-        "foreign_witnesses": tuple(foreign_witness or ()),
-        "foreign_mirrors": tuple(foreign_mirror or ()),
-    }
-    run_bench_cosign(CosignBenchOptions(seconds=seconds, folder=folder, log_key=log_key, as_json=json, **foreign))
+    run_bench_cosign(
+        CosignBenchOptions(
+            seconds=seconds,
+            folder=folder,
+            log_key=log_key,
+            foreign_witnesses=tuple(foreign_witness or ()),
+            foreign_mirrors=tuple(foreign_mirror or ()),
+            as_json=json,
+        )
+    )
 
 
 _DEMO_OUT = typer.Option(metavar="FOLDER", help="Where the certificates and the trust store are written.")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_SECONDS = 10.0
 _COSIGNER = "Witness or mirror"
 _ISSUING = "Issuing"
 _MAKING = "Making a throw-away log"
@@ -21,7 +22,9 @@ def hammer(  # noqa: PLR0913 - what can be loaded, and how
         list[str] | None, typer.Option(metavar="ORIGIN", help="The log; with --log-key it may be repeated.")
     ] = None,
     connections: Annotated[int, typer.Option(metavar="N", help="Requests under way at once.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.0, help="How long; 0 for until ctrl-C.")] = 10.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="How long; 10 unless --requests is given, 0 for until ctrl-C.")
+    ] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Requests a second; latency then counts from when each was due.")
@@ -118,8 +121,15 @@ def hammer(  # noqa: PLR0913 - what can be loaded, and how
         token_file=token_file,
         domain=domain,
         connections=connections,
-        bounds=Bounds(seconds or None, requests, max_errors, rate),
+        bounds=Bounds(_seconds(seconds, requests), requests, max_errors, rate),
         seed=seed,
         as_json=json,
     )
     raise typer.Exit(run_hammer(options))
+
+
+def _seconds(seconds: float | None, requests: int | None) -> float | None:
+    """Return how long to run, None for no end by time."""
+    if seconds is None:
+        return None if requests is not None else DEFAULT_SECONDS
+    return seconds or None

@@ -19,7 +19,7 @@ from mtc.cli.describe_trust import describe_trust_store
 from mtc.cli.output import ExitCode, console, named, read_input
 from mtc.cli.report import Report
 from mtc.cli.verify import is_der
-from mtc.errors import Error, FormatError, Reason
+from mtc.errors import Error, FormatError, Reason, UsageError
 
 Describe = Callable[[bytes], Report]
 
@@ -52,6 +52,8 @@ def recognise(data: bytes, name: str = "") -> Report:
         return describe_pem(data)
     text = data.lstrip()
     if text[:1] == b"{":
+        if b'"mtc-evidence/' in text[:4096]:
+            raise UsageError(Reason.UNKNOWN_FORMAT, "this is a bundle of evidence; look at it with: mtc evidence show")
         return describe_trust_store(data)
     if "\n\n\u2014 ".encode() in data or data.startswith(b"c2sp.org/tlog-proof@"):
         return describe_proof(data) if data.startswith(b"c2sp.org/tlog-proof@") else describe_note(data)

@@ -290,7 +290,7 @@ def format_cosigner_config(config: CosignerConfig) -> str:
     lines += [
         "# A CA, with all its logs as they come:",
         "# [[ca]]",
-        '# vkey = "oid/1.3.6.1.4.1.32473.1+…"  # mtc ca show prints it',
+        '# vkey = "oid/1.3.6.1.4.1.32473.1+…"  # from its ca.pem: mtc … add-log --ca',
         '# prefix_url = "https://ca.example.com/mtc"',
         "# follow = true  # a mirror fetches what it lacks from there",
         "# logs_ahead = 3  # unused log numbers that are accepted",

@@ -26,6 +26,7 @@ from mtc.note import (
     CosignedMessage,
     Note,
     SignatureType,
+    VerifiedSignature,
     VerifierKey,
     parse_note,
     verify_note,
@@ -110,13 +111,24 @@ def plan_checkpoint(hasher: Hasher, log: KnownLog, view: CosignerView | None, re
 
 
 def verify_log_signature(log: KnownLog, note: Note) -> Note:
-    """Return the note with the verified signatures of the log and no others.
+    """Return the note with the verified signatures of the log and no others, the newest of each of its keys.
 
-    What others wrote under it, perhaps in this cosigner's name, is not carried on. Raises Rejected (UNKNOWN_SIGNER) or
-    SignatureError.
+    What others wrote under it, perhaps in this cosigner's name, is not carried on; nor are extension lines that no
+    signature of the log covers, because an ML-DSA-44 signature covers origin, size and root alone, and anybody could
+    have added them. Raises Rejected (UNKNOWN_SIGNER) or SignatureError.
     """
     opened = verify_note(note, log.keys)
-    return Note(note.text, tuple(item.signature for item in opened.verified))
+    newest: dict[VerifierKey, VerifiedSignature] = {}
+    for item in opened.verified:
+        known = newest.get(item.key)
+        if known is None or (item.timestamp or 0) > (known.timestamp or 0):
+            newest[item.key] = item
+    covers_all = any(key.type != SignatureType.COSIGNATURE_MLDSA44 for key in newest)
+    if not covers_all and Checkpoint.parse(note.text).extensions:
+        raise Rejected(
+            Reason.UNKNOWN_SIGNER, "the checkpoint has extension lines, which no signature of the log covers"
+        )
+    return Note(note.text, tuple(item.signature for item in newest.values()))
 
 
 def plan_subtree(

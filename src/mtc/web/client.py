@@ -172,7 +172,7 @@ class HTTPClient:
                 return await self._follow(method, url, body, headers, most)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if is_last:
-                what = str(error) or "time is up"
+                what = _describe(error)
                 raise PeerError(Reason.PEER, f"{_origin(URL(url))} does not answer: {what}") from None
             return None
 
@@ -230,6 +230,13 @@ class HTTPClient:
                 Reason.BUSY, f"{_origin(URL(url))} asks to come again in {asked:.0f} s", retry_after_s=asked
             )
         await self._pause(max(pause, asked))
+
+
+def _describe(error: Exception) -> str:
+    """Say why there is no answer, without what the library adds about TLS that was not asked for."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return (error.os_error.strerror or str(error.os_error)).lower()
+    return str(error) or "time is up"
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:

@@ -337,60 +337,54 @@ class Mirror:
 
 
 class _Upload:
-    """One request to add entries, as it goes on."""
+    """One request to add entries, as it goes on: each package is proven when it is whole, and stored with others."""
 
     def __init__(self, mirror: Mirror, reader: UploadReader) -> None:
         self.mirror, self.reader = mirror, reader
         self.count = 0
         self._opened: tuple[KnownLog, CosignerView] | None = None
-        self._waiting: list[Package] = []
+        self._parts: list[ProvenPart] = []
         self._bytes = 0
 
     async def receive(self, chunk: bytes) -> None:
-        """Take a piece of the body; store what is enough for a batch."""
+        """Take a piece of the body; prove what it completes, and store what is enough for a batch.
+
+        Raises the ProofError of the first package that fails, when those before it are stored.
+        """
         packages = self.reader.receive(chunk)
         if self._opened is None and self.reader.head is not None:
             self._opened = self.mirror.open_upload(self.reader.head)
-        for package in packages:
-            self._waiting.append(package)
-            self._bytes += len(package.data)
-            self.count += 1
-        if (self._bytes >= BATCH_BYTES or len(self._waiting) >= BATCH_PACKAGES) and not self.reader.is_complete:
-            await self._flush()
-
-    async def _flush(self) -> None:
-        """Prove and store what waits, as far as it is right."""
+        if not packages:
+            return
         assert self._opened is not None
-        log, _ = self._opened
-        parts, error = await self._prove()
-        await self.mirror.store(log, parts)
+        parts, error = await self.mirror.prove(*self._opened, packages)
+        self._parts += parts
+        self._bytes += sum(len(part.data) for part in parts)
+        self.count += len(parts)
+        is_batch = self._bytes >= BATCH_BYTES or len(self._parts) >= BATCH_PACKAGES
+        if error is not None or (is_batch and not self.reader.is_complete):
+            await self._flush()
         if error is not None:
             raise error
 
-    async def _prove(self) -> tuple[list[ProvenPart], Error | None]:
-        """Prove what waits."""
+    async def _flush(self) -> None:
+        """Store what was proven."""
         assert self._opened is not None
-        waiting, self._waiting, self._bytes = self._waiting, [], 0
-        return await self.mirror.prove(*self._opened, waiting) if waiting else ([], None)
+        parts, self._parts, self._bytes = self._parts, [], 0
+        await self.mirror.store(self._opened[0], parts)
 
     async def finish(self, fault: FormatError | None) -> UploadAnswer:
         """End the request: commit, or say what is missing. fault: how the body ended, None for a good end."""
         if self._opened is None:
             raise fault or FormatError(Reason.TRUNCATED, "the upload ends in its head")
         log, target = self._opened
-        head = self.reader.head
-        assert head is not None
         if fault is not None and not self.count:
             raise fault
-        parts, error = await self._prove()
-        if error is not None:
-            await self.mirror.store(log, parts)
-            raise error
         if fault is None and self.reader.is_complete:
-            return UploadAnswer(await self.mirror.commit(log, target, parts), self.mirror.info(log, target))
+            return UploadAnswer(await self.mirror.commit(log, target, self._parts), self.mirror.info(log, target))
         if not self.count:
             raise FormatError(Reason.TRUNCATED, "the upload brings no package, although entries are missing")
-        await self.mirror.store(log, parts)
+        await self._flush()
         return UploadAnswer(b"", self.mirror.info(log, target))
 
 
