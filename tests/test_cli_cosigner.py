@@ -244,6 +244,18 @@ def _retry(call: Callable[[], object]) -> None:
             return
 
 
+def test_cert_cosign_refuses_wrong_input(run: Run, tmp_path: Path) -> None:
+    """`mtc cert cosign`: a missing file, a cosigner that is none, a key that cannot stand in certificates."""
+    missing = tmp_path / "none.pem"
+    for cosigner, message in (
+        ("http://127.0.0.1:9", "write URL=VKEY"),
+        (f"http://127.0.0.1:9={LOG.key.encode()}", "cannot stand in certificates"),
+        (f"http://127.0.0.1:9={CA.key.encode()}", "none.pem"),
+    ):
+        ran = run("cert", "cosign", missing, "--log", "http://127.0.0.1:9", "--cosigner", cosigner)
+        assert (ran.code, message in ran.err) == (2, True), ran.err
+
+
 def test_documentation_lists_every_metric() -> None:
     """docs/cosigners.md holds the table of metrics as the code has it."""
     text = (Path(__file__).parent.parent / "docs" / "cosigners.md").read_text("utf-8")

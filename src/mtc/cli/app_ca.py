@@ -1,4 +1,4 @@
-"""The commands around a CA and their arguments: `mtc ca`, `mtc signer`, `mtc cert`, `mtc fsck`."""
+"""The commands around a CA and their arguments: `mtc ca`, `mtc signer`, `mtc cert`."""
 
 from typing import Annotated
 
@@ -248,3 +248,25 @@ def cert_upgrade(  # noqa: PLR0913 - the command's options
     from mtc.cli.upgrade import UpgradeOptions, upgrade_file  # noqa: PLC0415 - a command loads only what it needs
 
     raise typer.Exit(upgrade_file(file, UpgradeOptions(log, ca, out, landmark, wait, json)))
+
+
+@cert_app.command("cosign")
+def cert_cosign(  # noqa: PLR0913 - the command's options
+    files: Annotated[list[str], typer.Argument(metavar="CERT...", help="Standalone certificates, PEM or DER.")],
+    *,
+    log: Annotated[str, typer.Option(metavar="URL|DIR", help="The CA's prefix URL, or its folder.")],
+    cosigner: Annotated[
+        list[str], typer.Option(metavar="URL=VKEY", help="Whom to ask; URL,MONITORING=VKEY; VKEY may be a file.")
+    ],
+    ca: Annotated[str | None, typer.Option(metavar="CA.pem", help="CA certificate; else that of the log.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write one; in its place without.")] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, max=300.0, help="Seconds for each request.")] = 20.0,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Add cosignatures of witnesses and mirrors to a standalone certificate; no key and no CA is needed.
+
+    Exit code 1 when somebody added nothing, 2 when a file cannot be opened.
+    """
+    from mtc.cli.cosign import CosignOptions, cosign_files  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(cosign_files(files, CosignOptions(log, tuple(cosigner), ca, out, deadline, json)))
