@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 SECONDS_PER_TARGET ?= 30
+SOAK_SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ RUST := rust/Cargo.toml $(wildcard rust/src/*.rs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test check-native lint format demo bench fuzz soak coverage clean
+.PHONY: help venv test check-native lint format demo bench fuzz soak soak-cosigners coverage clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,16 +60,20 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 demo: $(STAMP) ## Run the demonstration
 	@$(BIN)/mtc demo
 
-bench: $(STAMP) ## Measure the core, the log and issuance
+bench: $(STAMP) ## Measure the core, the log, issuance and cosigners
 	@$(BIN)/mtc bench core
 	@$(BIN)/mtc bench log
 	@$(BIN)/mtc bench issue
+	@$(BIN)/mtc bench cosign
 
 fuzz: $(STAMP) ## Fuzz each target for SECONDS_PER_TARGET seconds
 	@$(BIN)/python fuzz/run.py --seconds $(SECONDS_PER_TARGET)
 
 soak: $(STAMP) ## Run the slow tests
 	@$(BIN)/python -m pytest -q -m slow
+
+soak-cosigners: $(STAMP) ## Run a CA and five cosigners through SOAK_SECONDS of faults, and print figures
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -q -s -m slow tests/test_cosigner_soak.py
 
 coverage: $(STAMP) ## Run the tests and report uncovered lines and branches
 	@$(BIN)/coverage run -m pytest -q

@@ -1,6 +1,7 @@
 """A CA's cosigners, asked all at once: rounds end with the first answers that suffice, and nobody can hold them up."""
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import Iterator, MutableMapping, Sequence
 from datetime import timedelta
@@ -695,7 +696,7 @@ def check_quorum(tree: TreeToSign, cosigned: SignedTree, cosigners: Sequence[Cos
             by.key.verifier.verify(message(by, subtree, value), item.signature)
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_whatever_cosigners_do_a_round_has_its_quorum_or_none(data: st.DataObject) -> None:
     """In any mixture of lies and restarts an answer verifies and satisfies the policy, and when it ends all sign."""
@@ -707,20 +708,22 @@ def test_whatever_cosigners_do_a_round_has_its_quorum_or_none(data: st.DataObjec
                 for item in cosigners:
                     draw_rules(data, item)
                     if data.draw(st.integers(0, 4)) == 4:
+                        # Two processes of one cosigner would hinder each other, so the old one ends first.
+                        await run.pool.idle()
                         await item.restart()
                 run.log.timestamp += 1
                 count = data.draw(st.integers(1, 300))
                 tree, signed = await run.log.grow(make_entries(count, start=run.log.history.size))
-                try:
+                with contextlib.suppress(NoQuorumError):
                     check_quorum(tree, await run.pool.cosign(tree, signed), cosigners)
-                except NoQuorumError:
-                    pass
             for item in cosigners:
                 item.rules.clear()
             await run.pool.idle()
             run.clock.advance(100)
             tree, signed = await run.log.grow(make_entries(3, start=run.log.history.size))
-            await run.pool.cosign(tree, signed)
+            # Who failed the last time is not waited for, but its answer is kept.
+            with contextlib.suppress(NoQuorumError):
+                await run.pool.cosign(tree, signed)
             await run.pool.idle()
             check(tree, await run.pool.cosign(tree, signed), W1, M1, M2)
 

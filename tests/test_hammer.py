@@ -1,6 +1,7 @@
 """`mtc hammer` against honest servers, and against each lie that a server can tell."""
 
 import asyncio
+import gzip
 import io
 import json
 import math
@@ -117,8 +118,12 @@ class Liar:
         await self._app(scope, receive, keep)
         start, *rest = sent
         body = b"".join(message.get("body", b"") for message in rest)
+        # A lie is told in plain text.
+        if any(field == (b"content-encoding", b"gzip") for field in start["headers"]):
+            body = gzip.decompress(body)
         status, body = self._lie(scope["path"], start["status"], body) or (start["status"], body)
-        fields = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        dropped = {b"content-length", b"content-encoding"}
+        fields = [(name, value) for name, value in start["headers"] if name.lower() not in dropped]
         await send({**start, "status": status, "headers": [*fields, (b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 

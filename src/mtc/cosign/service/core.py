@@ -84,6 +84,8 @@ class Core:
     refused: Refused = _ignore
     origins: list[str] = field(default_factory=list)
     """Origins of which there is a state, in the order in which they came."""
+    by_hash: dict[str, str] = field(default_factory=dict)
+    """The same by the hashes that URLs name."""
     highest_seen: dict[str, int] = field(default_factory=dict)
     """By the name of a CA's key, the highest log number of which there is a state."""
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -127,7 +129,8 @@ class Core:
             self._note(origin)
 
     def _note(self, origin: str) -> None:
-        """Let a CA's later logs follow."""
+        """Make a log findable, and let a CA's later logs follow."""
+        self.by_hash[origin_hash(origin)] = origin
         for ca in self.directory.cas.values():
             number = ca.number_of(origin)
             if number is not None:

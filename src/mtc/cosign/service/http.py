@@ -143,7 +143,7 @@ class Endpoints:
         # Percent-encoding could give one object many names, and caches many copies.
         if not _HEX.fullmatch(name) or (raw is not None and b"%" in raw):
             raise not_found()
-        origin = self._origin_of(name)
+        origin = self._cosigner.core.by_hash.get(name)
         if path == "checkpoint":
             name_endpoint(request, "checkpoint")
             checkpoint = None if origin is None else self._cosigner.checkpoint(origin)
@@ -154,10 +154,6 @@ class Endpoints:
         if self._mirror is None or origin is None:
             raise not_found()
         return await self._tile(request, self._mirror, origin, path)
-
-    def _origin_of(self, name: str) -> str | None:
-        """Return the origin whose hash a URL names."""
-        return next((item for item in self._cosigner.core.origins if origin_hash(item) == name), None)
 
     async def _tile(self, request: Request, mirror: Mirror, origin: str, path: str) -> Response:
         """Answer with a tile or an entry bundle."""
