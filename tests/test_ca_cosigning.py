@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gzip
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tests.asgi import Reply
 from tests.note_keys import CA
-from tests.pooled_logs import Cosigner, Honest, OwnLog, Pooled, always, changed, message, pooled, served, signer
+from tests.pooled_logs import Cosigner, Honest, OwnLog, Pooled, Rule, always, changed, message, pooled, served, signer
 from tests.synthetic_logs import NOW, SyntheticLog, make_entries
 
 from mtc.ca.cosigning.config import GroupTable, QuorumTable
@@ -404,7 +404,7 @@ def test_lies_cost_the_liar_alone(lie: str) -> None:
     asyncio.run(run())
 
 
-UPLOAD_LIES = {
+UPLOAD_LIES: dict[str, Callable[[], Rule]] = {
     "never forward": lambda: always(202, b"3\n0\n\n"),
     "back and forth": lambda: always(409, b"3\n3\n\n"),
     "another size": lambda: always(409, b"2\n0\n\n"),

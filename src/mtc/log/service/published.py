@@ -1,6 +1,6 @@
 """What is published of a log, compared with its register, and hashes from its tiles."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mtc.errors import ConflictError, FormatError, Reason
 from mtc.log.formats import LogRecord, StagedRound, public_prefix
@@ -58,12 +58,18 @@ async def check_never_signed(hasher: Hasher, store: ObjectStore, before: LogReco
         )
 
 
-async def fetch_hash(hasher: Hasher, store: ObjectStore, record: LogRecord, subtree: Subtree) -> bytes:
-    """Return the hash of a subtree of the published tree, from tiles proven against its root."""
+async def fetch_hash(
+    hasher: Hasher, store: ObjectStore, record: LogRecord, subtree: Subtree, staged: Mapping[str, bytes] | None = None
+) -> bytes:
+    """Return the hash of a subtree of the record's tree, from tiles proven against its root.
+
+    staged: by key, objects of a decided round that may not be published yet.
+    """
     recorder = NodeRecorder(hasher)
     subtree_hash(hasher, recorder, subtree)
     tiles = tiles_for_nodes(record.tree_size, recorder.nodes)
-    contents = await store.fetch([f"{public_prefix(record.log_number)}{tile.path}" for tile in tiles])
+    keys = [f"{public_prefix(record.log_number)}{tile.path}" for tile in tiles]
+    contents = [(staged or {}).get(key, content) for key, content in zip(keys, await store.fetch(keys), strict=True)]
     found = {tile: content for tile, content in zip(tiles, contents, strict=True) if content is not None}
     proven = verify_tiles(hasher, record.tree_size, record.root_hash, found)
     return subtree_hash(hasher, proven, subtree)

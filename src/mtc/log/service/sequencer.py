@@ -228,7 +228,9 @@ class IssuanceLog:
 
     async def hash_of(self, subtree: Subtree) -> bytes:
         """Return the hash of a subtree of the published tree, from tiles proven against its root."""
-        return await fetch_hash(self._hasher, self._store, self.record, subtree)
+        decided = self._writer.decided
+        staged = None if decided is None else decided.round_.objects
+        return await fetch_hash(self._hasher, self._store, self.record, subtree, staged)
 
     async def _collect(self) -> None:
         """Discard staged rounds that nobody can decide any more, because the log has outgrown them.
