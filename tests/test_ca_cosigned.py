@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,7 @@ from mtc.ids import TrustAnchorID
 from mtc.log.fsck import Findings
 from mtc.note import SignatureType, VerifierKey, open_note
 from mtc.profile import PRIVATE_SERVICE, WEB_PKI, Profile
+from mtc.testing.fleet import fleet_in
 from mtc.trust import Cosigner as TrustedCosigner
 from mtc.trust import CosignerPolicy, TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.web.clock import SystemClock
@@ -240,6 +242,45 @@ def test_web_profile_begins_with_cosigners_that_have_seen_nothing(tmp_path: Path
                     pass
 
     asyncio.run(run())
+
+
+def test_idle_log_shows_itself_to_a_new_cosigner_at_the_start(tmp_path: Path) -> None:
+    """A mirror that is added to a CA gets its whole log at the next start, without an entry; once is enough."""
+    folder = make(tmp_path)
+
+    async def run() -> None:
+        async with open_ca(tmp_path) as ca:
+            await issue(ca, "a.example.com", "b.example.com", "c.example.com")
+        m = cosigner(folder, "m1", M1, Role.MIRROR)
+        async with configured(folder, m):
+            for rounds in (1, 0):
+                async with open_ca(tmp_path) as ca:
+                    before = ca.log.record.timestamp
+                    await ca._round()
+                    await ca._round()
+                    metrics = ca.parts.metrics.encode().decode()
+                    assert (f'mtc_sequencer_rounds_total{{result="refresh"}} {rounds}.0' in metrics) == bool(rounds)
+                    assert ca.log.record.timestamp >= before
+                assert m.running is not None
+                assert m.running.mirror.state(f"{key_of(folder).name}.0.1").committed_size == 3
+
+    asyncio.run(run())
+
+
+def test_web_ca_waits_for_its_first_view_by_itself(tmp_path: Path) -> None:
+    """`mtc ca serve` in the web profile with its mirror away does not end: it serves once the mirror has answered."""
+    with fleet_in(tmp_path) as fleet:
+        ca = fleet.add_ca("32473.1", "--profile", "web-pki")
+        mirror = fleet.add_cosigner("mirror", "m1", "32473.21")
+        fleet.introduce()
+        ca.start(wait=False)
+        until = time.monotonic() + 30
+        while "no cosigner says" not in ca.last_words() and time.monotonic() < until:
+            assert ca.is_running
+            time.sleep(0.1)
+        assert not ca.answers()
+        mirror.start()
+        ca.wait_until_up()
 
 
 def test_old_copy_of_the_folder_is_refused_and_evidenced(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import aiohttp
 from mtc.errors import FormatError, PeerError, Reason, Rejected
 from mtc.web.unix import socket_address
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 400.0
 """Longest wait for an answer; an issuance waits for its round and for the cosigners."""
 MAX_ANSWER_BYTES = 256 << 20
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from mtc import __version__
 from mtc.ca.api import MAX_BULK_BYTES, CAControl, api_routes
-from mtc.ca.config import parse_address
+from mtc.ca.config import parse_address, read_config
 from mtc.ca.http import ReadPath, ServingRules
 from mtc.ca.pages.http import Pages
 from mtc.ca.service import RunningCA, open_ca
@@ -32,6 +32,7 @@ from mtc.ca.status import (
     StoreView,
     describe_health,
 )
+from mtc.errors import PeerError
 from mtc.kernel import active_kernel
 from mtc.web.frame import FrameChoices, Limits, create_app
 from mtc.web.logs import open_logger
@@ -45,6 +46,7 @@ _MAX_INCIDENTS = 5
 _LANDMARK_BUFFER_S = 5
 _OLD_LANDMARKS_S = 3600
 _LISTS_S = 3600
+_PATIENCE_S = 2.0
 
 
 class CAApplication:
@@ -246,11 +248,13 @@ async def run_ca(path: Path, *, listen: str | None = None, passphrase_file: str 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with rare_collections():
-        async with (
-            open_ca(path, passphrase_file=passphrase_file) as ca,
-            ca.sequencing(),
-            serving(ca, ca.parts.folder.config.listen if listen is None else parse_address(listen)) as listening,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
+            ca = await _open_patiently(stack, path, passphrase_file, stop)
+            if ca is None:
+                return
+            await stack.enter_async_context(ca.sequencing())
+            address = ca.parts.folder.config.listen if listen is None else parse_address(listen)
+            listening = await stack.enter_async_context(serving(ca, address))
             config = ca.parts.folder.config
             record = ca.log.record
             _LOG.info(
@@ -266,3 +270,23 @@ async def run_ca(path: Path, *, listen: str | None = None, passphrase_file: str 
             await stop.wait()
             _LOG.info("stopping", waiting=ca.log.waiting)
     _LOG.info("stopped")
+
+
+async def _open_patiently(
+    stack: contextlib.AsyncExitStack, path: Path, passphrase_file: str | None, stop: asyncio.Event
+) -> RunningCA | None:
+    """Open a CA; one that must hear a cosigner first waits until one is there. None when told to stop meanwhile.
+
+    Raises what `open_ca` raises, PeerError only of a CA without cosigners.
+    """
+    while True:
+        try:
+            return await stack.enter_async_context(open_ca(path, passphrase_file=passphrase_file))
+        except PeerError as error:
+            if not read_config(path).cosigning.peers:
+                raise
+            _LOG.warning("waiting", error=error.message)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                await stop.wait()
+                return None

@@ -35,11 +35,12 @@ from mtc.ids import log_id
 from mtc.kernel import active_kernel
 from mtc.lint import LintRules
 from mtc.log import LogRecord
+from mtc.log.formats import public_prefix
 from mtc.log.ledger.service import Ledger
 from mtc.log.pruning import PruningPlan, plan_pruning
 from mtc.log.service import CosignatureSource, IssuanceLog, RoundLimits, close_abandoned_log
 from mtc.merkle import Hasher
-from mtc.note import SignatureType, VerifierKey
+from mtc.note import SignatureType, VerifierKey, parse_note
 from mtc.signer.service import SignerClient, SignerProcess
 from mtc.store import Storage
 from mtc.trust import TrustStore, trusted_ca_from_certificate
@@ -146,6 +147,7 @@ class RunningCA:
         # The entries [start, end) of the newest round of this process.
         self.last_round: tuple[int, int] | None = None
         self._is_stopping = False
+        self._is_introduced = False
         # Rounds and what operators do exclude each other.
         self._turn = asyncio.Lock()
         config = parts.folder.config
@@ -228,7 +230,7 @@ class RunningCA:
             metrics.set("mtc_pool_entries", log.waiting)
             profile = self.parts.folder.config.profile
             age = self.parts.clock.now().timestamp() - log.record.timestamp
-            is_refresh = age >= profile.refresh_interval.total_seconds()
+            is_refresh = age >= profile.refresh_interval.total_seconds() or await self._has_newcomers()
             before, began = log.record.tree_size, self.parts.clock.monotonic()
             try:
                 signed = await log.run_round(is_refresh=is_refresh)
@@ -249,6 +251,19 @@ class RunningCA:
         metrics.set("mtc_log_tree_size", record.tree_size, log=record.log_number)
         metrics.set("mtc_log_checkpoint_timestamp_seconds", record.timestamp, log=record.log_number)
         _LOG.info("round", log=record.log_number, entries=entries, tree_size=record.tree_size, ms=round(seconds * 1e3))
+
+    async def _has_newcomers(self) -> bool:
+        """Tell, once after the start, whether a cosigner has not signed the published checkpoint: it may be a new one.
+
+        An idle log would not show itself to it for long.
+        """
+        pool, self._is_introduced = (None if self._is_introduced else self.parts.pool), True
+        if pool is None or not self.log.record.tree_size:
+            return False
+        key = f"{public_prefix(self.log.record.log_number)}checkpoint"
+        (data,) = await self.parts.storage.objects.fetch([key])
+        there = set() if data is None else {(line.name, line.key_id) for line in parse_note(data).signatures}
+        return any((peer.key.name, peer.key.key_id) not in there for peer in self.parts.folder.config.cosigning.peers)
 
     async def _last_round(self) -> None:
         """Give those who wait their entries before the end."""
