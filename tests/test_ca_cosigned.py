@@ -26,7 +26,7 @@ from mtc.ca.requests import IssuanceRequest
 from mtc.ca.serve import CAApplication, describe_ca
 from mtc.ca.service import RunningCA, open_ca
 from mtc.ca.status import Health, QuorumStatus, judge_health
-from mtc.cert import Certificate
+from mtc.cert import Certificate, CertificateRevocationList
 from mtc.cosign.config import Role
 from mtc.cosign.evidence import parse_evidence, verify_evidence
 from mtc.cosign.logs import KnownCA
@@ -455,6 +455,40 @@ def test_running_ahead_completes_what_is_owed(tmp_path: Path) -> None:
                 assert isinstance(item, Issued), item
                 verify_certificate(item.standalone, strict_trust(folder, M1), datetime.now(UTC))
             assert not ca.log.owed
+
+    asyncio.run(run())
+
+
+def test_owed_entries_are_listed_checked_and_can_be_revoked(tmp_path: Path) -> None:
+    """An entry whose quorum never came is issued: fsck names it, the lists can revoke it, damage to it is found."""
+    folder = make(tmp_path)
+
+    async def run() -> None:
+        m = cosigner(folder, "m1", M1, Role.MIRROR)
+        async with configured(folder, m):
+            m.rules["*"] = always(500)
+            async with open_ca(tmp_path) as ca:
+                request = IssuanceRequest(spki=LEAF_SPKI, dns_names=("a.example.com",))
+                task = asyncio.create_task(ca.issue([request]))
+                while not ca.log.waiting:  # noqa: ASYNC110 - there is no event for it
+                    await asyncio.sleep(0.001)
+                await ca.log.run_round()
+                assert [(item.start, item.end) for item in ca.log.owed] == [(0, 1)]
+                assert not task.done()
+                await ca.revoke({"serials": [str(1 << 48)], "reason": "superseded"})
+                listed = CertificateRevocationList.parse((tmp_path / "public/ca.crl").read_bytes())
+                assert [item.serial for item in listed.tbs.serials] == [1 << 48]
+                task.cancel()
+            findings = Findings()
+            await check_folder(tmp_path, findings, datetime.now(UTC), lambda *_: None)
+            assert not findings.items
+            assert any("entries 0 to 0 are signed and lack their quorum" in note for note in findings.notes)
+            (path,) = (tmp_path / "private/owed/1").iterdir()
+            data = bytearray(path.read_bytes())
+            data[20] ^= 1
+            path.write_bytes(data)
+            await check_folder(tmp_path, findings, datetime.now(UTC), lambda *_: None)
+            assert [item.path for item in findings.items] == [f"private/owed/1/{path.name}"]
 
     asyncio.run(run())
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mtc.ca.folder import CERTIFICATE_NAME, CAFolder
+from mtc.ca.fsck.beside import check_evidence, check_owed
 from mtc.ca.fsck.context import FolderTask, ObjectFiles, ServedFiles, Tell
 from mtc.ca.fsck.lists import RANGES, check_lists, check_revocations
 from mtc.ca.fsck.records import (
@@ -118,6 +119,7 @@ async def check_folder(path: Path, findings: Findings, now: datetime, tell: Tell
         known = [STATE_NAME, REVOCATIONS]
         known += [name for number in range(1, state.current_log + 1) for name in _names_of(number)]
         register.check_names(known, findings)
+        await check_evidence(task)
         if folder.config.signer_socket is None or (folder.signer / JOURNAL_NAME).exists():
             check_signer_files(task)
             await check_signer(task, logs)
@@ -189,6 +191,7 @@ async def _check_log(
     if later is not None:
         check_landmark_state(task, later, checked, settled.record)
     await check_ledger(task, settled, checked)
+    await check_owed(task, settled, checked)
     return LogView(checked, settled)
 
 
