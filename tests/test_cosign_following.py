@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from mtc.cosign.service.following import Follower
 from mtc.cosign.service.metrics import CosignerMetrics
 from mtc.cosign.service.mirror import Mirror
 from mtc.cosign.service.tending import PARTIAL_GRACE, Tending, plan_minimum, prune
-from mtc.errors import Error, FormatError, PeerError, ProofError
+from mtc.errors import Error, FormatError, PeerError, ProofError, Reason
 from mtc.ids import TrustAnchorID
 from mtc.merkle import Node
 from mtc.note import Checkpoint
@@ -52,7 +53,8 @@ class ServedLog:
         except FormatError:
             data = None
         found = None if data is None else self.change(path, data)
-        return Response(status_code=404) if found is None else Response(found)
+        headers = {"Content-Encoding": "gzip"} if found and found.startswith(b"\x1f\x8b") else {}
+        return Response(status_code=404) if found is None else Response(found, headers=headers)
 
     def read(self, path: str) -> bytes | None:
         """Return a file as an honest log has it."""
@@ -217,6 +219,25 @@ def test_lies_and_silence_are_errors_that_change_nothing(
                 await follower.step()
         assert (await running.asker().checkpoint(ORIGIN)).body == before
         served.change = lambda _path, data: data
+        await follower.step()
+        assert running.mirror.state(ORIGIN).committed_size == 1000
+
+    play(served, story)
+
+
+@pytest.mark.parametrize(("part", "most"), [("tile/1", 8192), ("tile/entries", 16_777_472), ("checkpoint", 1_000_000)])
+def test_gzip_bombs_of_a_log_end_at_the_limit_of_what_was_asked(part: str, most: int) -> None:
+    """Limits count decompressed bytes: a tile has 8,192, a bundle at most 16,777,472; a good gzip is read."""
+    served = ServedLog(SyntheticLog(make_entries(1000)), 1000)
+    bomb = gzip.compress(bytes(most + 1), 9)
+    assert len(bomb) < most / 100
+
+    async def story(running: Running, follower: Follower) -> None:
+        served.change = lambda path, data: bomb if path.startswith(part) else data
+        with pytest.raises(PeerError) as caught:
+            await follower.step()
+        assert (caught.value.reason, caught.value.facts["expected"]) == (Reason.TOO_LARGE, most)
+        served.change = lambda _path, data: gzip.compress(data)
         await follower.step()
         assert running.mirror.state(ORIGIN).committed_size == 1000
 
