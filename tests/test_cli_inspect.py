@@ -47,7 +47,7 @@ mibA021dDCi8h1hYFQAA
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the files of the demonstration."""
     folder = tmp_path_factory.mktemp("demo")
-    run_demo(str(folder), 64)
+    run_demo(str(folder), 64, with_cosigners=False)
     return folder
 
 
