@@ -178,6 +178,33 @@ def test_every_mirror_is_attempted_and_witnesses_rest() -> None:
     asyncio.run(run())
 
 
+def test_resting_witness_is_woken_when_another_falls_silent() -> None:
+    """A witness that failed and rests is asked after the grace when the one that was counted on does not answer."""
+
+    async def run() -> None:
+        first, second = witness(), witness("w2", W2)
+        first.rules["*"] = always(500)
+        async with served(first, second), pooled(first, second, rule=QuorumTable(at_least=1, of=("w1", "w2"))) as run:
+            tree, signed = await run.log.grow(make_entries(2))
+            await run.pool.cosign(tree, signed)
+            await run.pool.idle()
+            first.rules.clear()
+            gate = asyncio.Event()
+
+            async def silent(_honest: Honest) -> Reply:
+                await gate.wait()
+                return Reply(500, {}, b"")
+
+            second.rules["*"] = silent
+            first.asked.clear()
+            tree, signed = await run.log.grow(make_entries(2, start=2))
+            check(tree, await run.pool.cosign(tree, signed), W1)
+            assert first.asked
+            gate.set()
+
+    asyncio.run(run())
+
+
 def test_mirror_that_was_away_for_a_thousand_rounds_catches_up() -> None:
     """A mirror that missed 1,000 rounds gets all that it lacks while the first round after that passes."""
 

@@ -49,6 +49,7 @@ from mtc.web.logs import open_logger
 
 _LOG = open_logger("ca")
 _LONGEST_BACKOFF_S = 5.0
+_LATE_LOOK_S = 15.0
 _HOUSEKEEPING_S = 60.0
 
 
@@ -147,7 +148,9 @@ class RunningCA:
         # The entries [start, end) of the newest round of this process.
         self.last_round: tuple[int, int] | None = None
         self._is_stopping = False
-        self._is_introduced = False
+        # Steady seconds of the next look for cosigners that lack the newest tree, and the pause after it.
+        self._look_at = 0.0
+        self._look_pause_s = _LATE_LOOK_S
         # Rounds and what operators do exclude each other.
         self._turn = asyncio.Lock()
         config = parts.folder.config
@@ -253,17 +256,22 @@ class RunningCA:
         _LOG.info("round", log=record.log_number, entries=entries, tree_size=record.tree_size, ms=round(seconds * 1e3))
 
     async def _has_newcomers(self) -> bool:
-        """Tell, once after the start, whether a cosigner has not signed the published checkpoint: it may be a new one.
+        """Tell whether a cosigner has not signed the published checkpoint: a new one, or one that was away for a while.
 
-        An idle log would not show itself to it for long.
+        An idle log would not show itself to it for long. Looked at after the start, and then less and less often.
         """
-        pool, self._is_introduced = (None if self._is_introduced else self.parts.pool), True
-        if pool is None or not self.log.record.tree_size:
+        pool, now = self.parts.pool, self.parts.clock.monotonic()
+        if pool is None or not self.log.record.tree_size or now < self._look_at:
             return False
         key = f"{public_prefix(self.log.record.log_number)}checkpoint"
         (data,) = await self.parts.storage.objects.fetch([key])
         there = set() if data is None else {(line.name, line.key_id) for line in parse_note(data).signatures}
-        return any((peer.key.name, peer.key.key_id) not in there for peer in self.parts.folder.config.cosigning.peers)
+        peers = self.parts.folder.config.cosigning.peers
+        is_missing = any((peer.key.name, peer.key.key_id) not in there for peer in peers)
+        longest = self.parts.folder.config.profile.refresh_interval.total_seconds()
+        self._look_pause_s = min(2 * self._look_pause_s, longest) if is_missing else _LATE_LOOK_S
+        self._look_at = now + self._look_pause_s
+        return is_missing
 
     async def _last_round(self) -> None:
         """Give those who wait their entries before the end."""

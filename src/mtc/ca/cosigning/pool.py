@@ -122,7 +122,11 @@ class CosignerPool:
         answers = self._take(tree, signed)
         began = self._clock.monotonic()
         self._offer(answers)
-        await self._wait(answers)
+        nudge = asyncio.get_running_loop().call_later(self._grace_s, self._wake_resting, answers)
+        try:
+            await self._wait(answers)
+        finally:
+            nudge.cancel()
         if answers.conflict is not None:
             raise answers.conflict
         self._metrics.observe("mtc_quorum_wait_seconds", self._clock.monotonic() - began)
@@ -171,6 +175,13 @@ class CosignerPool:
         for worker in asked:
             answers.failures.pop(worker.peer.name, None)
             worker.offer(answers)
+
+    def _wake_resting(self, answers: TreeAnswers) -> None:
+        """Ask those who rest when it is not enough after the grace: they may be back, and others may be gone."""
+        if answers.conflict is None and not self._policy.is_met(answers):
+            for worker in self.workers:
+                if worker.must_rest() and answers.lacks(worker.peer):
+                    worker.offer(answers)
 
     async def _wait(self, answers: TreeAnswers) -> None:
         """Wait until it is enough, or nobody may answer any more, or the longest deadline has passed.
