@@ -77,12 +77,12 @@ def test_demo_shows_cosigners_that_die_and_come_back(tmp_path: Path, capsys: pyt
     """Real processes: a certificate with the quorum's cosignatures, one mirror dead, both dead, both back."""
     run_demo(str(tmp_path), 31)
     shown = capsys.readouterr().out
-    assert re.search(r"w1 +witness 32473\.11 +http://127\.0\.0\.1:[0-9]+ +32", shown)
+    assert re.search(r"w1 +witness 32473\.11 +http://127\.0\.0\.1:[0-9]+ +501", shown)
     assert re.search(r"w1 +consistent with all that I have seen +2,420", shown)
     assert re.search(r"m[12] +and I store and serve all of it +2,420", shown)
     assert re.search(r"mirror m1 dies +issues: 3 cosignatures are enough", shown)
     assert re.search(r"mirror m2 dies too +logs, but no certificate leaves", shown)
-    assert re.search(r"both come back, asked again +issues entry 33 with [34] cosignatures", shown)
+    assert re.search(r"both come back, asked again +issues entry 502 with [34] cosignatures", shown)
 
 
 def test_demo_of_a_rollback_names_the_mirror_that_remembers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def run_demo(folder_name: str, entries: int, *, with_cosigners: bool = True) -> 
     out = console()
     folder = asyncio.run(_tell(out, folder_name, entries))
     if with_cosigners:
-        tell_cosigners(out, folder, folder / CA_FOLDER, 5)
+        tell_cosigners(out, folder, 5)
     _show_next(out, folder_name, 6 if with_cosigners else 5)
 
 

@@ -26,12 +26,14 @@ from mtc.ids import TrustAnchorID
 from mtc.testing.fleet import Fleet, Member, fleet_in
 
 COSIGNERS = (("witness", "w1", "32473.11"), ("mirror", "m1", "32473.21"), ("mirror", "m2", "32473.22"))
+CA_ID = "32473.2"
+OLD_ENTRIES = 500
 FOLDER = "cosigners"
 _WAIT_S = 30.0
 
 
-def tell_cosigners(out: Console, folder: Path, ca_folder: Path, number: int) -> None:
-    """Start the CA of the demonstration with one witness and two mirrors; stop mirrors and show what happens."""
+def tell_cosigners(out: Console, folder: Path, number: int) -> None:
+    """Start a CA with one witness and two mirrors; stop mirrors and show what happens."""
     out.print(Rule(f"{number}  Others watch", align="left", style="dim"))
     out.print(
         "A CA alone could show one log to some and another to others. So a [bold]witness[/] and two [bold]mirrors[/],\n"
@@ -40,34 +42,35 @@ def tell_cosigners(out: Console, folder: Path, ca_folder: Path, number: int) -> 
     place = folder / FOLDER
     shutil.rmtree(place, ignore_errors=True)
     with fleet_in(place) as fleet:
-        _begin(fleet, ca_folder)
+        _begin(fleet, place)
         first = _start(out, fleet, place)
         _show(out, fleet, first)
         _stop_mirrors(out, fleet, place)
     out.print()
 
 
-def _begin(fleet: Fleet, ca_folder: Path) -> None:
-    """Make the cosigners, and introduce all to each other."""
-    fleet.adopt_ca(ca_folder)
+def _begin(fleet: Fleet, place: Path) -> None:
+    """Make a CA whose log is not empty, and the cosigners, and introduce all to each other."""
+    ca = fleet.add_ca(CA_ID)
+    requests = place / "requests.jsonl"
+    key = _new_key().decode()
+    lines = [{"public_key": key, "dns": [f"old-{number}.example.com"]} for number in range(OLD_ENTRIES)]
+    requests.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    _mtc(["ca", "issue", str(ca.folder), "--bulk", str(requests), "--out", str(place / "answers.jsonl")])
     for role, name, cosigner_id in COSIGNERS:
         fleet.add_cosigner(role, name, cosigner_id)
     fleet.introduce()
-    config = ca_folder / "ca.toml"
-    text = config.read_text("utf-8")
-    rule = '\n[quorum]\nrequired = ["w1"]\nat_least = 1\nof = ["m1", "m2"]\nwait = "3s"\n'
-    config.write_text(_without_quorum(text) + rule, "utf-8")
+    config = ca.folder / "ca.toml"
+    head, line, rest = config.read_text("utf-8").partition("[quorum]")
+    comment, _, rest = rest.partition("\n")
+    rule = 'required = ["w1"]\nat_least = 1\nof = ["m1", "m2"]\nwait = "3s"\n'
+    config.write_text(f"{head}{line}{comment}\n{rule}{rest}", "utf-8")
 
 
-def _without_quorum(text: str) -> str:
-    """Return a configuration without its table [quorum], which is put at its end anew."""
-    lines, is_inside = [], False
-    for line in text.splitlines(keepends=True):
-        if line.startswith("["):
-            is_inside = line.startswith("[quorum]")
-        if not is_inside:
-            lines.append(line)
-    return "".join(lines)
+def _new_key() -> bytes:
+    """Return a public key that nobody uses, PEM."""
+    key = generate_private_key(SECP256R1()).public_key()
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _start(out: Console, fleet: Fleet, place: Path) -> Certificate:
@@ -80,7 +83,7 @@ def _start(out: Console, fleet: Fleet, place: Path) -> Certificate:
     first = _issue(fleet, "watched.example.com", place)
     _until(lambda: _sizes(fleet)[0] > 0 and len(set(_sizes(fleet))) == 1, "the cosigners did not catch up")
     for member in fleet.members.values():
-        what = "certification authority 32473.1" if member.role == "ca" else f"{member.role} {_id_of(member)}"
+        what = f"certification authority {CA_ID}" if member.role == "ca" else f"{member.role} {_id_of(member)}"
         size = "" if member.role == "ca" else f"{_size(member):,}"
         rows.add_row(member.name, what, member.url, size)
     out.print(rows)
@@ -121,8 +124,7 @@ def _request(fleet: Fleet, name: str, place: Path) -> tuple[list[str], Path]:
     """
     key, file = place / f"{name}.pub.pem", place / f"{name}.pem"
     if not key.exists():
-        spki = generate_private_key(SECP256R1()).public_key()
-        key.write_bytes(spki.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        key.write_bytes(_new_key())
     ca = str(fleet.members["ca"].folder)
     return ["ca", "issue", ca, "--public-key", str(key), "--dns", name, "--request-key", name, "--out", str(file)], file
 

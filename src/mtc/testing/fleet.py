@@ -192,12 +192,6 @@ class Fleet:
         self.members["ca"] = member
         return member
 
-    def adopt_ca(self, folder: Path) -> Member:
-        """Take a CA's folder that is there already."""
-        member = Member("ca", "ca", folder, free_port())
-        self.members["ca"] = member
-        return member
-
     def cosigners(self) -> list[Member]:
         """Return everybody who is no CA."""
         return [member for member in self.members.values() if member.role != "ca"]
