@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 from mtc.ids import MAX_INDEX
 from mtc.log.formats import public_prefix
 from mtc.merkle import MAX_TREE_SIZE
-from mtc.tiles import EntriesTile, Tile
-from mtc.tiles.tile import TILE_HEIGHT
+from mtc.tiles import prunable_tiles
 from mtc.wire import posix_seconds
 
 
@@ -93,16 +92,7 @@ def plan_pruning(  # noqa: PLR0913 - each is a bound
 
 
 def prunable_keys(log_number: int, before: int, minimum_index: int) -> Iterator[str]:
-    """Yield the keys of the full tiles and bundles that end above `before` and at or below `minimum_index`.
-
-    Those that end at or below `before` went earlier.
-    """
+    """Yield the keys of what goes from a log when its minimum index rises from `before`; see `prunable_tiles`."""
     prefix = public_prefix(log_number)
-    level = 0
-    while minimum_index >> TILE_HEIGHT * (level + 1):
-        shift = TILE_HEIGHT * (level + 1)
-        for index in range(before >> shift, minimum_index >> shift):
-            if not level:
-                yield f"{prefix}{EntriesTile(index).path}"
-            yield f"{prefix}{Tile(level, index).path}"
-        level += 1
+    for tile in prunable_tiles(before, minimum_index):
+        yield f"{prefix}{tile.path}"

@@ -3,7 +3,7 @@
 Spec: C2SP tlog-tiles, "Merkle Tree", "Partial Tiles" and "Pruning".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mtc.errors import FormatError, ProofError, Reason, UsageError
@@ -79,6 +79,21 @@ def is_prunable(tile: Tile | EntriesTile, minimum_index: int) -> bool:
     minimum_index: lower bound of the entries that the log publishes; 0 in an unpruned log.
     """
     return tile.is_full and tile.end <= minimum_index
+
+
+def prunable_tiles(before: int, minimum_index: int) -> Iterator[Tile | EntriesTile]:
+    """Yield the full tiles and bundles that end above `before` and at or below `minimum_index`.
+
+    Those that end at or below `before`, the minimum index until now, went earlier.
+    """
+    level = 0
+    while minimum_index >> TILE_HEIGHT * (level + 1):
+        shift = TILE_HEIGHT * (level + 1)
+        for index in range(before >> shift, minimum_index >> shift):
+            if not level:
+                yield EntriesTile(index)
+            yield Tile(level, index)
+        level += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from mtc.cosign.service.following import Follower
 from mtc.cosign.service.metrics import CosignerMetrics
 from mtc.cosign.service.mirror import Mirror
 from mtc.errors import Error, FormatError, PeerError, StorageError
-from mtc.tiles import TILE_WIDTH, EntriesTile, EntryBundle, Tile, bundles_for_growth, is_superseded, parse_tile_path
-from mtc.tiles import tiles_for_growth as tiles_between
+from mtc.tiles import TILE_WIDTH, EntriesTile, EntryBundle, is_superseded, parse_tile_path, prunable_tiles
 from mtc.web.client import ClientLimits, HTTPClient
 from mtc.web.clock import Clock
 from mtc.web.logs import open_logger
@@ -108,7 +107,7 @@ class Tending:
         """Do all of it until the context ends."""
         limits = ClientLimits(connections=64)
         async with HTTPClient(limits, user_agent=f"mtc-mirror/{__version__}") as http:
-            tasks = [asyncio.create_task(self._follow_all(http)), asyncio.create_task(self._tend())]
+            tasks = [asyncio.create_task(self._follow_all(http)), asyncio.create_task(self._tend(http))]
             try:
                 yield
             finally:
@@ -156,7 +155,7 @@ class Tending:
         if is_there:
             self._metrics.count("mtc_mirror_follow_total", origin=log.origin, result="ok")
 
-    async def _tend(self) -> None:
+    async def _tend(self, http: HTTPClient) -> None:
         """Collect partial objects, and prune once a day."""
         pruned_at = None
         while True:
@@ -168,9 +167,8 @@ class Tending:
             now = self._clock.now()
             if self._config().pruning is not Pruning.KEEP and (pruned_at is None or now - pruned_at >= _PRUNE):
                 pruned_at = now
-                async with HTTPClient(ClientLimits(), user_agent=f"mtc-mirror/{__version__}") as http:
-                    for origin in list(self._mirror.core.origins):
-                        await self._prune(origin, http)
+                for origin in list(self._mirror.core.origins):
+                    await self._prune(origin, http)
             await asyncio.sleep(_TEND_S)
 
     async def collect(self, origin: str) -> int:
@@ -253,9 +251,5 @@ async def prune(mirror: Mirror, origin: str, minimum: int, *, is_deleted: bool) 
     await mirror.set_minimum_index(origin, minimum)
     if not is_deleted:
         return
-    places: list[Tile | EntriesTile] = [
-        *(tile for tile in tiles_between(before, minimum) if tile.is_full and tile.end <= minimum),
-        *(bundle for bundle in bundles_for_growth(before, minimum) if bundle.is_full),
-    ]
     prefix = object_prefix(origin)
-    await mirror.core.objects.discard([f"{prefix}{place.path}" for place in places])
+    await mirror.core.objects.discard([f"{prefix}{tile.path}" for tile in prunable_tiles(before, minimum)])
