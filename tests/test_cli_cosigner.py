@@ -178,6 +178,8 @@ def test_a_served_cosigner_cosigns_and_is_looked_at(run: Run, tmp_path: Path, ro
             with urlopen(f"{member.url}/{origin_hash(ORIGIN)}/checkpoint", timeout=10) as answer:  # noqa: S310 - loopback
                 opened = open_note(answer.read(), [VerifierKey.parse(vkey)])
             assert opened.text == log.checkpoint(300).encode()
+            with urlopen(f"{member.url}/metrics", timeout=10) as answer:  # noqa: S310 - loopback
+                assert f'mtc_cosigner_log_size{{origin="{ORIGIN}"}} 300.0' in answer.read().decode()
             listed = json.loads(run(role, "list", folder, "--json").out)["logs"]
             assert [(item["origin"], item["tree_size"]) for item in listed] == [(ORIGIN, 300)]
             assert "300" in run(role, "show", folder, ORIGIN).out
@@ -185,8 +187,6 @@ def test_a_served_cosigner_cosigns_and_is_looked_at(run: Run, tmp_path: Path, ro
             with urlopen(f"{member.url}/", timeout=10) as answer:  # noqa: S310 - loopback
                 page = answer.read().decode()
             assert ORIGIN in page
-            with urlopen(f"{member.url}/metrics", timeout=10) as answer:  # noqa: S310 - loopback
-                assert f'mtc_cosigner_log_size{{origin="{ORIGIN}"}} 300.0' in answer.read().decode()
             member.kill()
             member.start()
     finally:

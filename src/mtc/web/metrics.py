@@ -3,7 +3,7 @@
 Names have the prefix `mtc_` and base units in the name, as Prometheus asks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -99,11 +99,12 @@ class Metrics:
         """Return the text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
-    def routes(self) -> list[Route]:
-        """Return the route `/metrics`."""
+    def routes(self, refresh: Callable[[], None] = lambda: None) -> list[Route]:
+        """Return the route `/metrics`. refresh: called before each answer, to set what only changes when looked at."""
 
         async def answer(request: Request) -> Response:
             name_endpoint(request, "metrics")
+            refresh()
             return Response(self.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
 
         return [Route("/metrics", answer, methods=["GET", "HEAD"], name="metrics")]

@@ -63,16 +63,14 @@ class RunningCosigner:
         pages = StatusPages(self.status, config.monitoring_path)
         routes = [
             *pages.routes(),
-            *self.metrics.routes(),
+            *self.metrics.routes(lambda: self._measure(self._lines())),
             *endpoints.routes(config.submission_path, config.monitoring_path),
         ]
         limits = endpoints.limits(config.submission_path)
         return create_app(routes, FrameChoices(limits_by_prefix=limits, observe=self.metrics.count_exchange))
 
     def status(self) -> CosignerStatus:
-        """Return how the cosigner is, and bring the metrics up to date."""
-        logs = tuple(self._line(origin) for origin in self.core.origins)
-        self._measure(logs)
+        """Return how the cosigner is."""
         troubles = [f"{what}: {text}" for what, text in self.troubles.items()]
         try:
             self.core.clock.seconds()
@@ -82,12 +80,16 @@ class RunningCosigner:
             role=str(self.config.role),
             cosigner_id=str(self.config.cosigner_id),
             keys=tuple(item.key.encode() for item in self.folder.keys),
-            logs=logs,
+            logs=self._lines(),
             known=len(self.core.directory.logs) + len(self.core.directory.cas),
             evidence=self.watch.count,
             troubles=tuple(troubles),
             now=self.clock.now(),
         )
+
+    def _lines(self) -> tuple[LogLine, ...]:
+        """Return all logs."""
+        return tuple(self._line(origin) for origin in self.core.origins)
 
     def _line(self, origin: str) -> LogLine:
         """Return one log."""
