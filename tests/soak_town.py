@@ -15,7 +15,7 @@ from mtc.ca.cosigning.config import CosignerTable, CosigningConfig, GroupTable, 
 from mtc.ca.folder import create_folder
 from mtc.cosign.config import CosignerConfig, Role
 from mtc.cosign.logs import KnownCA
-from mtc.cosign.service.folder import add_log, create_cosigner, read_own_keys
+from mtc.cosign.service.folder import CosignerFolder, add_log, create_cosigner
 from mtc.crypto import Verifier
 from mtc.ids import TrustAnchorID, log_id
 from mtc.note import SignatureType, VerifierKey
@@ -99,7 +99,7 @@ def build_town(folder: Path, network: SoakNetwork | None) -> Town:
             follow_interval=timedelta(seconds=2),
         )  # fmt: skip
         create_cosigner(member.folder, own, None)
-        (keys[name],) = read_own_keys(member.folder)
+        (keys[name],) = (item.key for item in CosignerFolder.read(member.folder).keys)
         # One mirror fetches what it lacks by itself, beside what the CA brings it.
         add_log(member.folder, KnownCA(key, ca.url, is_followed=name == MIRRORS[-1]), (keys[name],))
         tables.append(

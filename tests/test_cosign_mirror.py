@@ -591,10 +591,12 @@ def test_the_upload_reader_takes_any_pieces() -> None:
         got = [item for at in range(0, len(body), size) for item in reader.receive(body[at : at + size])]
         assert got == expected
         assert reader.finish() == UploadHead(ORIGIN, 200, 300, b"ticket")
-    for end in range(0, len(body), 13):
+    sizes = [len(item) for item in log.packages(200, 300)]
+    whole_ends = {len(body) - sum(sizes[at:]) for at in range(len(sizes) + 1)}
+    for end in (*range(0, len(body), 13), *sorted(whole_ends)):
         reader = UploadReader()
         reader.receive(body[:end])
-        if not reader.is_between:
+        if end not in whole_ends:
             with pytest.raises(FormatError):
                 reader.finish()
 

@@ -85,8 +85,8 @@ class Growth:
 
     def objects_for(
         self, hasher: Hasher, target: CosignerView, held: Mapping[Tile | EntriesTile, bytes]
-    ) -> tuple[TileEdge, dict[str, bytes]]:
-        """Return the edge of the target's tree and its partial objects, proven against its root.
+    ) -> dict[str, bytes]:
+        """Return the partial objects of the target's tree, proven against its root.
 
         target: of at most `next_entry` entries. held: what `needs` names. Raises ProofError (ROOT_MISMATCH) when what
         is stored is not what was proven once, StorageError when it is gone.
@@ -100,12 +100,12 @@ class Growth:
                 raise _gone(tile)
             contents.append(row)
             objects[tile.path] = row
-        edge = verify_edge(hasher, size, contents, target.root_hash)
+        verify_edge(hasher, size, contents, target.root_hash)
         if count := size % TILE_WIDTH:
             place = EntriesTile(size >> TILE_HEIGHT, count)
             source = self.data if size > self.edge.tree_size else held.get(place.full, b"")
             objects[place.path] = cut_bundle(source, count)
-        return edge, objects
+        return objects
 
     def _row(self, tile: Tile, held: Mapping[Tile | EntriesTile, bytes]) -> bytes:
         """Return the hashes in the place of a partial tile, as many as are here."""

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.merkle import Subtree
 from mtc.note import MAX_CHECKPOINT_SIZE
-from mtc.tiles import MAX_BUNDLE_BYTES, TILE_WIDTH
+from mtc.tiles import TILE_WIDTH
 from mtc.wire import Writer, decode_base64, decode_decimal, encode_base64
 
 MAX_PROOF_HASHES = 63
 """Most hashes of a package's proof."""
-MAX_PACKAGE_BYTES = MAX_BUNDLE_BYTES + 1 + 32 * MAX_PROOF_HASHES
-"""Largest package: a full bundle of the largest entries, and a proof."""
 PACKAGES_PER_REQUEST = 32
 """How many packages a client puts into one request, as tlog-mirror recommends at most."""
 MAX_TICKET_BYTES = 65535
@@ -134,11 +132,6 @@ class UploadReader:
     def is_complete(self) -> bool:
         """True once the last package of the sequence was given and nothing stands behind it."""
         return self._head is not None and self._place is None and not self._held
-
-    @property
-    def is_between(self) -> bool:
-        """True when no package is half there; a body that ends elsewhere was cut off."""
-        return self._head is not None and not self._held
 
     def receive(self, data: bytes) -> list[Package]:
         """Take the next bytes and return the packages that they complete.

@@ -171,8 +171,3 @@ def add_log(path: Path, log: KnownLog | KnownCA, own_keys: tuple[VerifierKey, ..
         text = (error.strerror or str(error)).lower()
         raise StorageError(Reason.STORAGE, f"{file} cannot be written: {text}", path=str(file)) from None
     return True
-
-
-def read_own_keys(path: Path, passphrase_file: str | None = None) -> tuple[VerifierKey, ...]:
-    """Return how others know the keys of a folder. Raises UsageError."""
-    return tuple(item.key for item in CosignerFolder.read(path, passphrase_file).keys)

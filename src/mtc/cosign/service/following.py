@@ -103,8 +103,6 @@ class Follower:
         while (start := self._mirror.state(self._log.origin).next_entry) < target.tree_size:
             end = min(start - start % TILE_WIDTH + PACKAGES_PER_REQUEST * TILE_WIDTH, target.tree_size)
             places = list(package_places(start, end))
-            if end == target.tree_size:
-                places[-1] = PackagePlace(places[-1].start, end)
             proofs, bundles = await asyncio.gather(
                 self._prove(target, [place.subtree for place in places]),
                 asyncio.gather(*(self._fetch_bundle(place, target) for place in places)),

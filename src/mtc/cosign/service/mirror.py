@@ -104,7 +104,7 @@ class Mirror:
         while growth.next_entry < state.next_entry:
             start = growth.next_entry - growth.next_entry % TILE_WIDTH
             ends = range(start + TILE_WIDTH, state.next_entry + TILE_WIDTH, TILE_WIDTH)
-            places = [PackagePlace(min(end, state.next_entry) - 1, min(end, state.next_entry)) for end in ends][:64]
+            places = [PackagePlace(min(end, state.next_entry) - 1, min(end, state.next_entry)) for end in ends[:64]]
             parts = [await self._read_part(origin, place) for place in places]
             growth, _ = growth.extended(core.hasher, parts)
         return growth
@@ -307,8 +307,7 @@ class Mirror:
         held: dict[Tile | EntriesTile, bytes] = {
             place: content for place, content in zip(places, contents, strict=True) if content is not None
         }
-        _, objects = await asyncio.to_thread(growth.objects_for, self.core.hasher, target, held)
-        return objects
+        return await asyncio.to_thread(growth.objects_for, self.core.hasher, target, held)
 
     async def begin_at(self, log: KnownLog, edge: TileEdge, tiles: dict[str, bytes]) -> None:
         """Begin a log that is new here at the edge's size, a multiple of 256. tiles: proven, of what comes before it.
