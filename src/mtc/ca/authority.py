@@ -147,6 +147,7 @@ class CertificationAuthority:
                 item.entry.encode(),
                 posix_seconds(item.not_after),
                 item.request.request_key,
+                item.request.evidence_until,
             )
             for item in prepared
         ]
@@ -163,7 +164,7 @@ class CertificationAuthority:
             wanted = [Wanted(place.index, item.request.spki) for item, place in items]
             made = await self._make(round_, wanted)
             for (item, place), certificate in zip(items, made, strict=True):
-                results[item.place] = self._issued(item, place, certificate, item.not_after)
+                results[item.place] = self._issued(place, certificate, item.not_after, item.warnings)
         return [result for result in results if result is not None]
 
     def _prepare_all(
@@ -246,23 +247,42 @@ class CertificationAuthority:
 
     async def _find_again(self, item: _Prepared, place: Appended) -> Issued | Error:
         """Return the certificate of a request that had its entry before."""
-        signed = await self.log.ledger_of(place.log_number).round_of(place.index)
-        if signed is None:
-            return ConflictError(
-                Reason.CONFLICT, f"the signed round of entry {place.index} is not kept any more", index=place.index
-            )
-        reader = self._reader(place.log_number)
-        bundles = await reader.fetch_bundles(signed.new_size, [place.index >> 8])
-        logged = LogEntry.parse(bundles[place.index >> 8][place.index & 255]).tbs_certificate
-        if logged is None:
-            return ConflictError(Reason.CONFLICT, f"entry {place.index} certifies nothing", index=place.index)
         try:
+            signed, logged = await self._logged(place.log_number, place.index)
             check_same_request(logged, item.entry, place.index)
         except ConflictError as error:
             return error
         wanted = [Wanted(place.index, item.request.spki)]
         (made,) = await self._standalone(place.log_number, signed, wanted, moment=logged.not_before)
-        return self._issued(item, place, made, logged.not_after)
+        return self._issued(place, made, logged.not_after, item.warnings)
+
+    async def _logged(self, log_number: int, index: int) -> tuple[SignedRound, TBSCertificateLogEntry]:
+        """Return the signed round of an entry, and what it certifies. Raises ConflictError when there is neither."""
+        signed = await self.log.ledger_of(log_number).round_of(index)
+        if signed is None:
+            raise ConflictError(Reason.CONFLICT, f"the signed round of entry {index} is not kept any more", index=index)
+        bundles = await self._reader(log_number).fetch_bundles(signed.new_size, [index >> 8])
+        logged = LogEntry.parse(bundles[index >> 8][index & 255]).tbs_certificate
+        if logged is None:
+            raise ConflictError(Reason.CONFLICT, f"entry {index} certifies nothing", index=index)
+        return signed, logged
+
+    async def logged_entry(self, log_number: int, index: int) -> TBSCertificateLogEntry:
+        """Return what an entry certifies, as it was logged. Raises ConflictError when there is no such entry."""
+        _, logged = await self._logged(log_number, index)
+        return logged
+
+    async def standalone_of(self, log_number: int, index: int, spki: bytes) -> Issued:
+        """Make the standalone certificate of an entry once more.
+
+        Raises ConflictError when there is no such entry, PeerError or Rejected when its round lacks its quorum.
+        """
+        place = self.log.outcome_of(log_number, index)
+        if isinstance(place, Error):
+            raise place
+        signed, logged = await self._logged(log_number, index)
+        (made,) = await self._standalone(log_number, signed, [Wanted(index, spki)], moment=logged.not_before)
+        return self._issued(place, made, logged.not_after)
 
     async def upgrade(self, certificate: Certificate, spki: bytes) -> Upgraded:
         """Return the landmark-relative form of a certificate of this CA.
@@ -271,9 +291,12 @@ class CertificationAuthority:
         """
         if certificate.ca_id != self._rules.ca_id:
             raise Rejected(Reason.UNKNOWN_CA, f"the certificate is of CA {certificate.ca_id}, not {self._rules.ca_id}")
+        return await self.landmark_relative_of(*split_serial(certificate.serial), spki)
+
+    async def landmark_relative_of(self, log_number: int, index: int, spki: bytes) -> Upgraded:
+        """Return the landmark-relative certificate of an entry. Raises Rejected as `upgrade` does."""
         if self._landmarks is None:
             raise Rejected(Reason.NO_LANDMARK, "this CA allocates no landmarks")
-        log_number, index = split_serial(certificate.serial)
         view = await self._landmarks.landmarks_of(log_number)
         context = self._context(log_number, view.head)
         relative = await landmark_relative(
@@ -289,7 +312,9 @@ class CertificationAuthority:
         )
         return Upgraded(CertificateChain(properties, (relative.certificate,)).encode().decode("ascii"), number)
 
-    def _issued(self, item: _Prepared, place: Appended, certificate: bytes, not_after: datetime) -> Issued:
+    def _issued(
+        self, place: Appended, certificate: bytes, not_after: datetime, warnings: tuple[str, ...] = ()
+    ) -> Issued:
         """Put the answer to a request together."""
         head = self._heads.get(place.log_number)
         if head is None:
@@ -297,7 +322,7 @@ class CertificationAuthority:
             head = encode_pem([PEMBlock("CERTIFICATE PROPERTIES", properties.encode())]).decode("ascii")
             self._heads[place.log_number] = head
         pem = head + encode_pem([PEMBlock("CERTIFICATE", certificate)]).decode("ascii")
-        return Issued(place.log_number, place.index, certificate, pem, not_after, item.warnings)
+        return Issued(place.log_number, place.index, certificate, pem, not_after, warnings)
 
     def _reader(self, log_number: int) -> LogReader:
         """Return the reader of a log, with what it has proven so far."""

@@ -39,8 +39,9 @@ class IssuanceRequest:
 
     spki: the public key, DER. dns_names: ASCII. ip_addresses: text. lifetime: None for the profile's. not_before: None
     for now, less the profile's backdating. request_key: idempotency key, at most 255 bytes, empty for none; the same
-    key gives the same entry, however often it comes, and must then ask for the same key and names. warnings: what was
-    left out of a request on the way, for the answer.
+    key gives the same entry, however often it comes, and must then ask for the same key and names. evidence_until:
+    POSIX seconds after which the validation behind the request is too old to be signed, 0 for never. warnings: what
+    was left out of a request on the way, for the answer.
     """
 
     spki: bytes
@@ -49,6 +50,7 @@ class IssuanceRequest:
     lifetime: timedelta | None = None
     not_before: datetime | None = None
     request_key: bytes = b""
+    evidence_until: int = 0
     warnings: tuple[str, ...] = ()
 
 

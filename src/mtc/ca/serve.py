@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -238,10 +238,16 @@ async def describe_ca(ca: RunningCA) -> dict[str, object]:
     return describe_health(await CAApplication(ca).view.status())
 
 
-async def run_ca(path: Path, *, listen: str | None = None, passphrase_file: str | None = None) -> None:
+Beside = Callable[[RunningCA], AbstractAsyncContextManager[Sequence[Listening]]]
+"""Another front of a running CA, in the same process; it ends before the CA does."""
+
+
+async def run_ca(
+    path: Path, *, listen: str | None = None, passphrase_file: str | None = None, beside: Sequence[Beside] = ()
+) -> None:
     """Run a CA until SIGTERM or SIGINT; then no request is taken any more, and those that wait get their answer.
 
-    listen: in place of what the configuration says, as text.
+    listen: in place of what the configuration says, as text. beside: what else is served.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -255,6 +261,8 @@ async def run_ca(path: Path, *, listen: str | None = None, passphrase_file: str 
             await stack.enter_async_context(ca.sequencing())
             address = ca.parts.folder.config.listen if listen is None else parse_address(listen)
             listening = await stack.enter_async_context(serving(ca, address))
+            for front in beside:
+                listening += await stack.enter_async_context(front(ca))
             config = ca.parts.folder.config
             record = ca.log.record
             _LOG.info(

@@ -164,6 +164,10 @@ class IssuanceLog:
         """Return the ledger of this log, or of one that it follows. Raises ConflictError for another one."""
         return self._known.ledger_of(log_number)
 
+    def outcome_of(self, log_number: int, index: int) -> Appended | Error:
+        """Return what may be said of a recorded entry: its place, or why no certificate leaves for it."""
+        return self._known.outcome(log_number, index)
+
     @property
     def published(self) -> SignedTree | None:
         """What was published last by this sequencer, with the cosignatures that the policy asks for."""
