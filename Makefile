@@ -9,10 +9,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOAD_NATIVE := $(BIN)/python -c "import mtc.kernel._native"
 RUST := rust/Cargo.toml $(wildcard rust/src/*.rs)
+# Node's ACME client, for the tests with foreign clients; below .venv, so that `make clean` takes it away.
+NODE_CLIENT := acme-client@5.4.0
+NODE_STAMP := $(VENV)/node/.installed-$(NODE_CLIENT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test check-native lint format demo bench fuzz soak soak-cosigners coverage clean
+.PHONY: help venv acme-client test check-native lint format demo bench fuzz soak soak-cosigners coverage clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +36,14 @@ $(STAMP): requirements-dev.txt pyproject.toml $(RUST)
 	@if $(LOAD_NATIVE) 2>/dev/null; then echo "== kernel: native"; \
 	elif command -v cargo >/dev/null; then echo "== kernel: Python only; cargo failed, make check-native shows why"; \
 	else echo "== kernel: Python only; there is no cargo to build the native one"; fi
+	@touch $@
+
+acme-client: $(NODE_STAMP) ## Install Node's ACME client, with which tests ask the ACME server
+
+$(NODE_STAMP): | $(STAMP)
+	@command -v npm >/dev/null || { echo "npm is not installed (Debian: apt install npm)." >&2; exit 1; }
+	@echo "== install: $(NODE_CLIENT) for Node"
+	@npm install --prefix $(VENV)/node --no-package-lock --no-save --ignore-scripts --no-audit --no-fund --loglevel=error $(NODE_CLIENT)
 	@touch $@
 
 # MTC_REQUIRE_NATIVE=1 in the environment makes a missing native kernel a failure instead of a note.

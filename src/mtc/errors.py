@@ -95,6 +95,8 @@ class Reason(StrEnum):
     STALE_EVIDENCE = "stale-evidence"
     ABANDONED = "abandoned"
     LINT = "lint"
+    VALIDATION_FAILED = "validation-failed"
+    ACME = "acme"
 
     # Our caller, the peer, the state, the disk.
     USAGE = "usage"

@@ -28,10 +28,15 @@ class Perspective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a task: what every perspective reported, and the problem, None when the quorum agrees."""
+    """What came of a task: what every perspective reported, and the problem, None when the quorum agrees.
+
+    absences: a line for each perspective that was asked and gave no report: its name, and why. For evidence and
+    operators, not for applicants.
+    """
 
     problem: Problem | None
     reports: tuple[Report, ...]
+    absences: tuple[str, ...] = ()
 
 
 class Validator(Protocol):

@@ -23,7 +23,7 @@ from mtc.cert import Certificate, CertificateChain, EntryType, LogEntry, TBSCert
 from mtc.errors import ConflictError, Error, Reason, Rejected
 from mtc.ids import serial_number, split_serial
 from mtc.landmark import LandmarkSequence
-from mtc.lint import LintFinding, LintRules, check_lint, lint_entry
+from mtc.lint import LintFinding, LintRules, check_lint, lint_entry, lint_names
 from mtc.log import PendingEntry
 from mtc.log.formats import public_prefix
 from mtc.log.ledger import SignedRound
@@ -187,12 +187,27 @@ class CertificationAuthority:
         self, request: IssuanceRequest, not_before: datetime, not_after: datetime, now: datetime
     ) -> tuple[TBSCertificateLogEntry, tuple[LintFinding, ...]]:
         """Return the log entry of a request, and the warnings about it. Raises Rejected when it must not be logged."""
-        for name in request.dns_names:
+        self._check_allowed(request.dns_names)
+        entry = self._rules.build(request, not_before, not_after)
+        return entry, check_lint(lint_entry(entry, request.spki, self._lint, now))
+
+    def _check_allowed(self, dns_names: Sequence[str]) -> None:
+        """Raise Rejected (FORBIDDEN) for a DNS name that the configuration does not allow."""
+        for name in dns_names:
             base = name.removeprefix("*.")
             if self._allowed and not any(base == item or base.endswith(f".{item}") for item in self._allowed):
                 raise Rejected(Reason.FORBIDDEN, f"{name!r} is not below the allowed_names of this CA")
-        entry = self._rules.build(request, not_before, not_after)
-        return entry, check_lint(lint_entry(entry, request.spki, self._lint, now))
+
+    def check(self, request: IssuanceRequest, now: datetime) -> tuple[datetime, datetime]:
+        """Return notBefore and notAfter of a request that may be logged. Raises Rejected or UsageError for another."""
+        not_before, not_after = self._rules.validity(request, now)
+        self.prepare(request, not_before, not_after, now)
+        return not_before, not_after
+
+    def check_names(self, dns_names: Sequence[str], ip_addresses: Sequence[str]) -> None:
+        """Raise Rejected when this CA certifies none of these names, whoever asks and with whatever key."""
+        self._check_allowed(dns_names)
+        check_lint(lint_names(dns_names, ip_addresses, self._lint))
 
     async def _make(self, round_: PublishedRound, wanted: Sequence[Wanted]) -> list[bytes]:
         """Return standalone certificates of a round that was just published.

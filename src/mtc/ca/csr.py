@@ -107,7 +107,7 @@ def parse_csr(data: bytes) -> CSR:
     if len(set(oids)) != len(oids):
         raise FormatError(Reason.DUPLICATE_EXTENSION, "the certificate request has the same extension twice")
     names = next((extension.value for extension in extensions if extension.oid == SUBJECT_ALT_NAME_OID), None)
-    dns_names, ip_addresses, other_names = ((), (), 0) if names is None else _read_names(names)
+    dns_names, ip_addresses, other_names = ((), (), 0) if names is None else parse_subject_alt_name(names)
     others = tuple(oid for oid in oids if oid != SUBJECT_ALT_NAME_OID)
     return CSR(spki, dns_names, ip_addresses, others, other_names, subject_cn)
 
@@ -217,9 +217,9 @@ def _read_extensions(info: DERReader) -> tuple[Extension, ...]:
     return extensions
 
 
-def _read_names(value: bytes) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """Return DNS names, IP addresses and the number of other names in a subjectAltName."""
-    outer = DERReader(value, "the request's subjectAltName")
+def parse_subject_alt_name(value: bytes) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Return DNS names, IP addresses and the number of other names in a subjectAltName. Raises FormatError."""
+    outer = DERReader(value, "the subjectAltName")
     names = outer.enter(Tag.SEQUENCE)
     outer.finish()
     dns_names, ip_addresses, others = [], [], 0

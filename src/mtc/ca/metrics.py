@@ -38,6 +38,16 @@ METRICS = (
     Metric("mtc_lint_findings_total", _COUNTER, "Findings of the lint before logging, by code.", ("code",)),
     Metric("mtc_revocation_list_version", _GAUGE, "Version of the published revocation list."),
     Metric("mtc_revocation_list_expiry_timestamp_seconds", _GAUGE, "When the published revocation list expires."),
+    Metric("mtc_acme_accounts_total", _COUNTER, "ACME accounts made."),
+    Metric("mtc_acme_orders_total", _COUNTER, "ACME orders made."),
+    Metric(
+        "mtc_acme_validations_total", _COUNTER, "Validations by method and result: ok, failed.", ("method", "result")
+    ),
+    Metric("mtc_acme_validation_seconds", _HISTOGRAM, "How long a validation takes.", (), SLOW),
+    Metric("mtc_acme_validations_running", _GAUGE, "Validations that run or wait."),
+    Metric("mtc_acme_finalized_total", _COUNTER, "Orders finalized, by what became of them.", ("result",)),
+    Metric("mtc_acme_problems_total", _COUNTER, "Problem documents sent, by type.", ("type",)),
+    Metric("mtc_acme_limited_total", _COUNTER, "Requests refused by a rate limit.", ("limit",)),
     *HTTP_METRICS,
 )
 """Every metric of a CA."""

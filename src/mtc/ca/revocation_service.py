@@ -129,6 +129,10 @@ class RevocationPublisher:
             self._state, self._data = RevocationState.parse(data), data
             await self._read_published()
 
+    def is_revoked(self, serial: int) -> bool:
+        """Tell whether a serial number is revoked."""
+        return serial in self._state.revoked
+
     @property
     def state(self) -> RevocationState:
         """What the register holds."""

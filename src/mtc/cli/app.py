@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from mtc import __version__
+from mtc.cli.app_acme import acme_app
 from mtc.cli.app_ca import ca_app, cert_app, signer_app
 from mtc.cli.app_cosign import make_app
 from mtc.cli.app_hammer import hammer
+from mtc.cli.app_perspective import perspective_app
 from mtc.cli.output import ExitCode, console, error_console, fail
 from mtc.errors import Error, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION
@@ -34,11 +36,13 @@ app.add_typer(evidence_app, name="evidence")
 app.add_typer(bench_app, name="bench")
 app.add_typer(demo_app, name="demo")
 app.add_typer(ca_app, name="ca")
+app.add_typer(acme_app, name="acme")
 app.add_typer(cert_app, name="cert")
 app.add_typer(signer_app, name="signer")
 app.command()(hammer)
 app.add_typer(make_app("witness"), name="witness")
 app.add_typer(make_app("mirror"), name="mirror")
+app.add_typer(perspective_app, name="perspective")
 
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -233,6 +237,26 @@ def bench_cosign(  # noqa: PLR0913 - what is measured, and beside what
             foreign_mirrors=tuple(foreign_mirror or ()),
             as_json=json,
         )
+    )
+
+
+@bench_app.command("acme")
+def bench_acme(
+    *,
+    json: JSONOption = False,
+    clients: Annotated[int, typer.Option(min=1, max=10_000, help="Clients at once.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.2, max=3600.0, help="How long to measure each server.")] = 20.0,
+    folder: Annotated[str | None, _BENCH_FOLDER] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only own, mocked_validation, web_profile or pebble; repeatable."),
+    ] = None,
+) -> None:
+    """Measure complete ACME orders a second, validation included, beside Pebble with the same clients."""
+    from mtc.cli.bench_acme import ACMEBenchOptions, run_bench_acme  # noqa: PLC0415 - a command loads only what it needs
+
+    run_bench_acme(
+        ACMEBenchOptions(clients=clients, seconds=seconds, folder=folder, parts=tuple(part or ()), as_json=json)
     )
 
 

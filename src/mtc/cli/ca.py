@@ -117,8 +117,10 @@ def _print_init(folder: CAFolder, options: InitOptions, *, is_new: bool) -> None
 
 def run_serve(folder: str, *, listen: str | None, passphrase_file: str | None, as_json: bool) -> None:
     """Run a CA until it is told to stop."""
+    from mtc.acme.serve import acme_beside  # noqa: PLC0415 - only a CA that is served needs it
+
     configure_logs(sys.stderr, is_json=True if as_json else None)
-    _run(run_ca(Path(folder), listen=listen, passphrase_file=passphrase_file))
+    _run(run_ca(Path(folder), listen=listen, passphrase_file=passphrase_file, beside=[acme_beside]))
 
 
 @dataclass(frozen=True, slots=True)

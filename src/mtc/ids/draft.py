@@ -43,6 +43,9 @@ class DraftRevision:
     """Landmarks expire one by one; otherwise the last max_active_landmarks are active."""
     groups_are_patterns: bool
     """Certificate properties name groups by ID pattern; by range otherwise."""
+    has_optional_alternate: bool
+    """ACME names the landmark-relative certificate by a relation of its own, and 202 until it is there; otherwise it is
+    an alternate, and 503."""
 
     @property
     def proof_algorithm(self) -> bytes:
@@ -71,6 +74,7 @@ PLANTS_04 = DraftRevision(
     entry_limit_is_must=False,
     landmarks_have_expiry=False,
     groups_are_patterns=False,
+    has_optional_alternate=False,
 )
 PLANTS_05 = DraftRevision(
     name="plants-05",
@@ -87,6 +91,7 @@ PLANTS_05 = DraftRevision(
     entry_limit_is_must=False,
     landmarks_have_expiry=False,
     groups_are_patterns=False,
+    has_optional_alternate=True,
 )
 PLANTS_06 = DraftRevision(
     name="plants-06",
@@ -103,6 +108,7 @@ PLANTS_06 = DraftRevision(
     entry_limit_is_must=True,
     landmarks_have_expiry=True,
     groups_are_patterns=True,
+    has_optional_alternate=True,
 )
 PLANTS_07 = DraftRevision(
     name="plants-07",
@@ -119,6 +125,7 @@ PLANTS_07 = DraftRevision(
     entry_limit_is_must=True,
     landmarks_have_expiry=True,
     groups_are_patterns=True,
+    has_optional_alternate=True,
 )
 
 REVISIONS: dict[str, DraftRevision] = {

@@ -13,7 +13,7 @@ Spec: Merkle Tree Certificates, "Log Entries"; CA/Browser Forum Baseline Require
 Quantum-resistant Root Program policy 0.3.0.
 """
 
-from mtc.lint.entry import lint_entry
+from mtc.lint.entry import lint_entry, lint_names
 from mtc.lint.findings import LintFinding, check_lint
 from mtc.lint.rules import LintRules
 from mtc.lint.table import LINT_RULES, LintCode, LintRule, Severity, format_lint_table
@@ -28,4 +28,5 @@ __all__ = [
     "check_lint",
     "format_lint_table",
     "lint_entry",
+    "lint_names",
 ]

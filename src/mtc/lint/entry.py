@@ -4,7 +4,7 @@ Spec: Merkle Tree Certificates, "Log Entries"; RFC 5280, "Certificate"; CA/Brows
 7.1.2.7.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import ip_address
@@ -16,7 +16,7 @@ from mtc.errors import FormatError, Reason, UsageError
 from mtc.lint.extensions import ExtensionContext, extension_faults
 from mtc.lint.findings import Fault, LintFinding, make_findings, show
 from mtc.lint.keys import key_faults
-from mtc.lint.names import Names
+from mtc.lint.names import Names, dns_faults, ip_faults
 from mtc.lint.rules import LintRules
 from mtc.lint.table import LintCode
 from mtc.wire import DERReader, Tag, encode_sequence, encode_time
@@ -39,6 +39,19 @@ def lint_entry(entry: TBSCertificateLogEntry, spki: bytes, rules: LintRules, now
     if now.tzinfo is None:
         raise UsageError(Reason.USAGE, f"{now!r} has no time zone")
     return make_findings(_all_faults(entry, spki, rules, now), is_public=rules.is_public)
+
+
+def lint_names(dns_names: Iterable[str], ip_addresses: Iterable[str], rules: LintRules) -> tuple[LintFinding, ...]:
+    """Judge names by themselves, before there is a key: what `lint_entry` would say of each.
+
+    ip_addresses: text that `ipaddress` reads.
+    """
+    faults: list[Fault] = []
+    for name in dns_names:
+        faults.extend(dns_faults(name.encode("utf-8", "replace"), rules))
+    for text in ip_addresses:
+        faults.extend(ip_faults(ip_address(text).packed))
+    return make_findings(faults, is_public=rules.is_public)
 
 
 def _all_faults(entry: TBSCertificateLogEntry, spki: bytes, rules: LintRules, now: datetime) -> Iterator[Fault]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ MAX_HEAD_BYTES = 64 << 10
 """Most bytes of a request's head, as in h11 four times over; beyond, the connection is closed."""
 HEAD_TIME_S = 10.0
 """How long the head of a request may take, so that slow clients do not hold connections."""
+HANDSHAKE_TIME_S = 10.0
+"""How long a TLS handshake may take; one that says nothing must not hold a connection."""
+_GOODBYE_TIME_S = 5.0
 _BACKLOG = 1024
 
 
@@ -42,6 +46,7 @@ class Listening:
     """Where a server listens. address: host and port, the port a real one, or a Unix socket's path."""
 
     address: tuple[str, int] | Path
+    is_tls: bool = False
 
     @property
     def url(self) -> str:
@@ -49,7 +54,8 @@ class Listening:
         if isinstance(self.address, Path):
             return "http://unix"
         host, port = self.address
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.is_tls else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def loop_factory() -> Callable[[], AbstractEventLoop]:
@@ -66,13 +72,19 @@ def loop_factory() -> Callable[[], AbstractEventLoop]:
 
 @contextlib.asynccontextmanager
 async def serve(
-    app: ASGIApp, address: tuple[str, int] | Path, limits: ServerLimits | None = None
+    app: ASGIApp,
+    address: tuple[str, int] | Path,
+    limits: ServerLimits | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Listening]:
     """Serve an application until the context ends; then finish the answers that are under way.
 
-    address: host and port (0 for any free one), or the path of a Unix socket, which only its owner may open.
-    Handlers read in `request.state.listener` whether a request came over "unix" or "tcp". Signals stay the caller's.
-    Raises UsageError when the address cannot be used.
+    address: host and port (0 for any free one), or the path of a Unix socket, which only its owner may open. tls: a
+    server's context, for example `ServerTLS.context`; a Unix socket needs none. Handlers read in
+    `request.state.listener` whether a request came over "unix" or "tcp", and, where the context asks for one, the
+    client's certificate in `request.state.client_certificate`, DER. Signals stay the caller's. Raises UsageError when
+    the address cannot be used.
     """
     limits = limits or ServerLimits()
     bound = bind_unix(address) if isinstance(address, Path) else _bind_tcp(*address)
@@ -91,10 +103,11 @@ async def serve(
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=limits.stop_s,
     )
-    server = _Embedded(config)
+    is_tls = tls is not None and not isinstance(address, Path)
+    server = _Embedded(config, bound, tls if is_tls else None)
     bound.listen(_BACKLOG)
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    listening = Listening(address if isinstance(address, Path) else bound.getsockname()[:2])
+    listening = Listening(address if isinstance(address, Path) else bound.getsockname()[:2], is_tls)
+    task = asyncio.create_task(server.serve())
     try:
         await server.until_started(task)
         yield listening
@@ -127,7 +140,25 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
 
 
 class _Embedded(uvicorn.Server):
-    """A uvicorn that leaves signals to the program around it."""
+    """A uvicorn on one bound socket, which leaves signals to the program around it and bounds handshakes in time."""
+
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        self._bound, self._tls = bound, tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Listen; uvicorn itself leaves the time of a handshake at asyncio's minute."""
+        await super().startup(sockets=[])
+        is_tls = self._tls is not None
+        listener = await asyncio.get_running_loop().create_server(
+            lambda: _LimitedProtocol(self.config, self.server_state, {}),
+            sock=self._bound,
+            ssl=self._tls,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_TIME_S if is_tls else None,
+            ssl_shutdown_timeout=_GOODBYE_TIME_S if is_tls else None,
+        )
+        self.servers.append(listener)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:  # noqa: ANN401 - uvicorn's own annotation is a generator
@@ -174,6 +205,10 @@ class _LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start to wait for a head."""
         super().connection_made(transport)
+        handshake = transport.get_extra_info("ssl_object")
+        certificate = None if handshake is None else handshake.getpeercert(binary_form=True)
+        if certificate is not None:
+            self.app_state = {**self.app_state, "client_certificate": certificate}
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,6 +12,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from joserfc import jws
@@ -93,6 +94,12 @@ class PublicKey:
         except (JoseError, ValueError, TypeError) as error:
             raise FormatError(Reason.BAD_KEY, f"jwk is no usable key: {str(error)[:200]}") from None
         return PublicKey(json.dumps(public, sort_keys=True, separators=(",", ":")), thumbprint, key)
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of_text(jwk: str) -> "PublicKey":
+        """Return the key whose canonical JSON text this is, as `parse` made it. Raises FormatError."""
+        return PublicKey.parse(parse_object(jwk.encode(), "the key"))
 
     @property
     def spki(self) -> bytes:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from http import HTTPStatus
 
 from mtc.acme.machine.identifiers import Identifier
-from mtc.errors import FormatError, Reason
+from mtc.errors import FormatError, Reason, Rejected
 
 ERROR_NAMESPACE = "urn:ietf:params:acme:error:"
 _MAX_DETAIL = 2000
@@ -120,6 +120,24 @@ class Problem:
             identifier=None if identifier is None else _identifier(identifier),
             subproblems=tuple(Problem.of_json({**_object(item), "subproblems": []}) for item in inner),
         )
+
+
+class ProblemError(Rejected):
+    """A request that is answered with a problem document."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Take the document."""
+        super().__init__(Reason.ACME, problem.detail, type=str(problem.type))
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling."""
+        return (ProblemError, (self.problem,))
+
+
+def refused(kind: ProblemType, detail: str, *, status: int | None = None) -> ProblemError:
+    """Make the error for a simple problem."""
+    return ProblemError(Problem(type=kind, detail=detail, status=status))
 
 
 def compound(kind: ProblemType, detail: str, problems: Sequence[Problem]) -> Problem:

@@ -1,0 +1,77 @@
+"""Renewal information and `replaces`: the server's half of renewing at the right time.
+
+Spec: RFC 9773.
+"""
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mtc.acme.machine.identifiers import Identifier
+from mtc.acme.machine.orders import Account
+from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, refused
+from mtc.acme.machine.renewal import CertificateID, suggest_window
+from mtc.acme.server.context import ServerContext
+from mtc.acme.server.replies import format_time, reply
+from mtc.errors import ConflictError, FormatError
+from mtc.ids import split_serial
+
+RETRY_AFTER_S = 6 * 3600
+"""How often clients look, as the RFC's own example has it."""
+MAX_RETRY_AFTER_S = 86400
+
+
+class Renewals:
+    """Answers for renewalInfo, and judges `replaces`."""
+
+    def __init__(self, context: ServerContext) -> None:
+        """Take the server's parts."""
+        self._context = context
+
+    async def read(self, request: Request) -> Response:
+        """Say when a certificate should be renewed; not authenticated, as the RFC has it."""
+        ca = self._context.ca
+        serial = self._serial(request.path_params["certificate"], status=404)
+        try:
+            entry = await ca.authority.logged_entry(*split_serial(serial))
+        except (ConflictError, FormatError):
+            raise refused(ProblemType.MALFORMED, "this CA has no such certificate", status=404) from None
+        now = self._context.now()
+        window = suggest_window(entry.not_before, entry.not_after, now, is_revoked=ca.revocations.is_revoked(serial))
+        document: dict[str, object] = {
+            "suggestedWindow": {"start": format_time(window.start), "end": format_time(window.end)}
+        }
+        # Short-lived certificates must be looked at more often.
+        soon = int((entry.not_after - entry.not_before).total_seconds() / 40)
+        response = reply(document, retry_after_s=max(min(RETRY_AFTER_S, soon), 1))
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+    def _serial(self, text: str, status: int | None = None) -> int:
+        """Return the serial number that a certificate identifier names. Raises ProblemError for one of another CA."""
+        try:
+            identifier = CertificateID.parse(text)
+        except FormatError as error:
+            raise refused(ProblemType.MALFORMED, error.message) from None
+        if identifier.key_identifier != self._context.ca.parts.folder.config.ca_id.binary:
+            raise refused(ProblemType.MALFORMED, "the certificate is of another CA", status=status)
+        return identifier.serial
+
+    async def check_replaces(self, account: Account, identifiers: Sequence[Identifier], replaces: object) -> str | None:
+        """Return what a new order may say that it replaces. Raises ProblemError (alreadyReplaced, malformed)."""
+        if replaces is None:
+            return None
+        if not isinstance(replaces, str):
+            raise refused(ProblemType.MALFORMED, "replaces is the identifier of a certificate, a string")
+        serial = self._serial(replaces)
+        predecessor = await self._context.store.find_order_at(*split_serial(serial))
+        if predecessor is None or predecessor.account_id != account.id:
+            raise refused(ProblemType.MALFORMED, "the account has no such certificate that could be replaced")
+        if not set(predecessor.identifiers) & set(identifiers):
+            raise refused(ProblemType.MALFORMED, "the certificate to be replaced shares no identifier with this order")
+        if await self._context.store.find_replacement(replaces) is not None:
+            raise ProblemError(
+                Problem(type=ProblemType.ALREADY_REPLACED, detail="another order replaces this certificate already")
+            )
+        return replaces

@@ -1,0 +1,55 @@
+"""Finds the CAA records that count for a name: its own, or those of the closest name above it that has any.
+
+Spec: RFC 8659, "Relevant Resource Record Set".
+"""
+
+from dns.rdtypes.ANY.CAA import CAA
+
+from mtc.acme.machine.caa import CAARecord, judge_caa
+from mtc.acme.machine.identifiers import IdentifierType
+from mtc.acme.machine.problems import ProblemType
+from mtc.acme.machine.validation import ValidationTask
+from mtc.acme.validation.findings import Findings, ValidationError
+from mtc.acme.validation.resolver import Resolver
+
+MAX_RECORDS = 100
+"""Most CAA records of one name; with more, nobody can have meant what they say."""
+_MAX_RECORDS_CHARS = 32 << 10
+
+
+class CAALookup:
+    """Looks CAA up and judges it."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        """Ask a resolver."""
+        self._resolver = resolver
+
+    async def check(self, task: ValidationTask, findings: Findings) -> None:
+        """Raise ValidationError (caa) when CAA forbids what a task asks for, (dns) when that cannot be found out."""
+        if task.identifier.type is IdentifierType.IP:
+            return  # Addresses have no CAA (RFC 8738, "IP Identifier").
+        found_at, records = await self._climb(task.identifier.value, findings)
+        findings.caa_name, findings.caa_records = found_at, tuple(str(record) for record in records)
+        problem = judge_caa(task, records, found_at)
+        if problem is not None:
+            raise ValidationError(problem)
+
+    async def _climb(self, name: str, findings: Findings) -> tuple[str, list[CAARecord]]:
+        """Return the relevant records and the name that they stand at, nothing when there are none."""
+        while name:
+            # One after the other: most names have records or are few labels deep, and a question less is a cost less.
+            answer = await self._resolver.look_up(name, "CAA", findings)
+            if answer.records:
+                records = [
+                    CAARecord(record.flags, record.tag.decode("latin-1"), record.value)
+                    for record in answer.records
+                    if isinstance(record, CAA)
+                ]
+                size = sum(len(record.value) for record in records)
+                if len(records) > MAX_RECORDS or size > _MAX_RECORDS_CHARS:
+                    raise ValidationError.of(
+                        ProblemType.DNS, f"{name} has {len(records)} CAA records of {size} bytes, which is too many"
+                    )
+                return name, records
+            name = name.partition(".")[2]
+        return "", []

@@ -1,0 +1,154 @@
+"""Clients of other people, unmodified, get, renew and revoke certificates at `mtc ca serve`, which really validates.
+
+What they got is verified as a relying party does, and counted in the log. `docs/acme-clients.md` has the same commands.
+Debian's lego and Caddy are built with a Go that cannot read the names of draft -07, so they meet a CA of draft -05.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.acme_ca import CAA_IDENTITY, RunningCA, ca_in
+from tests.acme_clients.acme_tiny import AcmeTiny
+from tests.acme_clients.caddy import Caddy
+from tests.acme_clients.certbot import Certbot
+from tests.acme_clients.dehydrated import Dehydrated
+from tests.acme_clients.lego import Lego
+from tests.acme_clients.node_client import NodeClient
+
+from mtc.cert import RevocationReason
+from mtc.wire import find_pem_block
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCA]:
+    """Return a CA of the draft that is the default."""
+    with ca_in(tmp_path_factory.mktemp("ca"), "plants-07") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def older_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCA]:
+    """Return a CA of draft -05, whose names every X.509 parser reads."""
+    with ca_in(tmp_path_factory.mktemp("older"), "plants-05") as running:
+        yield running
+
+
+def test_certbot(ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's certbot issues with http-01 from its own web server, renews and revokes; each is one entry."""
+    before = ca.tree_size
+    certbot = Certbot(ca.server, tmp_path)
+    first = ca.verify(certbot.issue("a.example.test", "b.example.test"), "a.example.test", "b.example.test")
+    second = ca.verify(certbot.renew("a.example.test"), "a.example.test", "b.example.test")
+    assert second.serial > first.serial
+    assert second.spki != first.spki
+    assert ca.tree_size == before + 2
+    certbot.revoke("a.example.test")
+    ca.verify_revoked(second, RevocationReason.SUPERSEDED)
+    assert ca.tree_size == before + 2
+
+
+def test_certbot_by_dns(ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's certbot issues a wildcard and the name below it with dns-01, two TXT records at one name."""
+    names = ("w.example.test", "*.w.example.test")
+    ca.verify(Certbot(ca.server, tmp_path).issue_by_dns(*names), *names)
+
+
+def test_certbot_is_told_of_caa(ca: RunningCA, tmp_path: Path) -> None:
+    """Where CAA names another CA certbot shows the refusal and nothing is logged; where it names this one it issues."""
+    names = ca.server.names
+    names.add_caa("caa.example.test", "ca.other.test")
+    before = ca.tree_size
+    certbot = Certbot(ca.server, tmp_path)
+    said = certbot.refused("caa.example.test")
+    assert "CAA" in said
+    assert "ca.other.test" in said
+    assert ca.tree_size == before
+    names.add_caa("allowed.example.test", CAA_IDENTITY)
+    ca.verify(certbot.issue("allowed.example.test"), "allowed.example.test")
+
+
+def test_certbot_is_told_who_did_not_answer(ca: RunningCA, tmp_path: Path) -> None:
+    """Where nobody answers on the port of http-01 certbot shows the name and what was tried, and nothing is logged."""
+    before = ca.tree_size
+    said = Certbot(ca.server, tmp_path).unanswered("nobody.example.test")
+    assert "nobody.example.test" in said
+    assert str(ca.server.http_port) in said
+    assert ca.tree_size == before
+
+
+def test_dehydrated(ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's dehydrated issues with http-01 from a web server's folder, renews, and revokes."""
+    dehydrated = Dehydrated(ca.server, tmp_path)
+    first = ca.verify(dehydrated.issue("d.example.test"), "d.example.test")
+    second = ca.verify(dehydrated.renew("d.example.test"), "d.example.test")
+    assert second.serial > first.serial
+    dehydrated.revoke("d.example.test")
+    ca.verify_revoked(second, None)
+
+
+def test_dehydrated_by_dns(ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's dehydrated issues a wildcard with dns-01 through its hook."""
+    ca.verify(Dehydrated(ca.server, tmp_path).issue_by_dns("*.dd.example.test"), "*.dd.example.test")
+
+
+def test_acme_tiny(ca: RunningCA, tmp_path: Path) -> None:
+    """acme-tiny issues and issues again; as it cannot revoke, certbot does with the certificate's own key."""
+    tiny = AcmeTiny(ca.server, tmp_path)
+    chain = tiny.issue("t.example.test", "t2.example.test")
+    first = ca.verify(chain, "t.example.test", "t2.example.test")
+    second = ca.verify(tiny.renew(), "t.example.test", "t2.example.test")
+    assert second.serial > first.serial
+    assert second.spki == first.spki
+    (tmp_path / "certbot").mkdir()
+    (tmp_path / "chain.pem").write_bytes(chain)
+    Certbot(ca.server, tmp_path / "certbot").revoke_by_key(tmp_path / "chain.pem", tiny.key_file)
+    ca.verify_revoked(first, RevocationReason.KEY_COMPROMISE)
+
+
+def test_node_client(ca: RunningCA, tmp_path: Path) -> None:
+    """Node's acme-client issues with http-01 and dns-01, revokes, and goes on with a new account key."""
+    client = NodeClient(ca.server, tmp_path)
+    first = ca.verify(client.issue("n.example.test"), "n.example.test")
+    names = ("n.example.test", "*.n.example.test")
+    second = ca.verify(client.issue_by_dns(*names), *names)
+    assert second.serial > first.serial
+    client.revoke()
+    ca.verify_revoked(second, RevocationReason.SUPERSEDED)
+    client.change_key()
+    third = ca.verify(client.issue("n.example.test"), "n.example.test")
+    assert third.serial > second.serial
+
+
+def test_lego(older_ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's lego issues with http-01 from its own web server, renews, and revokes."""
+    lego = Lego(older_ca.server, tmp_path)
+    first = older_ca.verify(lego.issue("l.example.test", "l2.example.test"), "l.example.test", "l2.example.test")
+    second = older_ca.verify(lego.renew("l.example.test"), "l.example.test", "l2.example.test")
+    assert second.serial > first.serial
+    lego.revoke("l.example.test")
+    older_ca.verify_revoked(second, RevocationReason.SUPERSEDED)
+
+
+def test_lego_by_tls(older_ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's lego issues with tls-alpn-01."""
+    older_ca.verify(Lego(older_ca.server, tmp_path).issue_by_tls("lt.example.test"), "lt.example.test")
+
+
+def test_lego_by_dns(older_ca: RunningCA, tmp_path: Path) -> None:
+    """Debian's lego issues a wildcard and its own name with dns-01."""
+    names = ("ld.example.test", "*.ld.example.test")
+    older_ca.verify(Lego(older_ca.server, tmp_path).issue_by_dns(*names), *names)
+
+
+@pytest.mark.parametrize("method", ["http", "tls-alpn"])
+def test_caddy(older_ca: RunningCA, tmp_path: Path, method: str) -> None:
+    """Caddy gets a certificate by itself, shows it to TLS clients, and renews it."""
+    caddy, name = Caddy(older_ca.server, tmp_path), f"{method}.caddy.example.test"
+    with caddy.serving(name, method) as site:
+        chain = site.wait_for_chain()
+        first = older_ca.verify(chain, name)
+        site.wait_until_shown(find_pem_block(chain, "CERTIFICATE"))
+    with caddy.serving(name, method, renews_early=True) as site:
+        renewed = site.wait_for_chain(other_than=chain)
+    assert older_ca.verify(renewed, name).serial > first.serial
