@@ -88,6 +88,15 @@ def _make(path: Path, draft: str, names: Names) -> ACMEServerUnderTest:
     run_mtc(["ca", "init", str(path), "--id", "32473.1", "--draft", draft, *fast])
     url = f"https://localhost:{port}/acme"
     options = ["--listen", f"127.0.0.1:{port}", "--resolver", names.server, "--caa", CAA_IDENTITY]
-    options += ["--http-port", str(http_port), "--tls-port", str(tls_port), "--profile", "usual=7d", "--profile", "short=1h"]
+    options += [
+        "--http-port",
+        str(http_port),
+        "--tls-port",
+        str(tls_port),
+        "--profile",
+        "usual=7d",
+        "--profile",
+        "short=1h",
+    ]
     run_mtc(["acme", "init", str(path), "--url", url, *options])
     return ACMEServerUnderTest(f"{url}/directory", path / "acme" / "tls.pem", http_port, tls_port, names)

@@ -1,4 +1,4 @@
-"""Multi-Perspective Issuance Corroboration: the rule against an independent statement of it, and what applicants read."""
+"""Multi-Perspective Issuance Corroboration: the rule against another statement of it, and what applicants read."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

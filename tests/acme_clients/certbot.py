@@ -4,6 +4,16 @@ from pathlib import Path
 
 from tests.acme_programs import ACMEServerUnderTest, find_program, run_to_end, write_hook
 
+_LAX_OPENSSL = """\
+openssl_conf = main
+[main]
+ssl_conf = libssl
+[libssl]
+system_default = lax
+[lax]
+CipherString = DEFAULT:@SECLEVEL=0
+"""
+
 
 class Certbot:
     """certbot with all of its folders below one."""
@@ -37,8 +47,11 @@ class Certbot:
 
     def revoke_by_key(self, certificate: Path, key: Path) -> None:
         """Revoke a certificate that another client holds, with its own private key."""
-        files = ["--cert-path", str(certificate), "--key-path", str(key)]
-        self._run("revoke", *self._with_server(), *files, "--reason", "keycompromise", "--no-delete-after-revoke")
+        # It loads both into OpenSSL, to which before 4.0.3 a signature algorithm that it does not know is a weak one.
+        config = self._folder / "openssl.cnf"
+        config.write_text(_LAX_OPENSSL)
+        files = ["--cert-path", str(certificate), "--key-path", str(key), "--no-delete-after-revoke"]
+        self._run("revoke", *self._with_server(), *files, "--reason", "keycompromise", openssl=config)
 
     def refused(self, name: str) -> str:
         """Ask for a name that will be refused; return what certbot says."""
@@ -69,8 +82,12 @@ class Certbot:
         account = ["--agree-tos", "--register-unsafely-without-email", "--no-eff-email"]
         return ["--server", self._server.directory_url, *account]
 
-    def _run(self, *arguments: str, must_fail: bool = False) -> str:
+    def _run(
+        self, *arguments: str, must_fail: bool = False, openssl: Path | None = None
+    ) -> str:
         folders = [word for name in ("config", "work", "logs") for word in (f"--{name}-dir", str(self._folder / name))]
         command = [self._program, *arguments, "--non-interactive", *folders]
         variables = {"REQUESTS_CA_BUNDLE": str(self._server.ca_file)}
+        if openssl is not None:
+            variables["OPENSSL_CONF"] = str(openssl)
         return run_to_end(self._folder, command, variables, must_fail=must_fail)

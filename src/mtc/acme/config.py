@@ -31,6 +31,8 @@ CONFIG_NAME = "acme.toml"
 FOLDER_NAME = "acme"
 MAX_CONFIG_BYTES = 1 << 20
 
+DEFAULT_LISTEN = ("127.0.0.1", 14000)
+DEFAULT_ORDER_LIFETIME = timedelta(days=7)
 MAX_REUSE = timedelta(days=10)
 """Longest reuse of a validation (Chrome's draft policy); how a private CA's numbers may be smaller, none is larger."""
 MAX_CAA_REUSE = timedelta(hours=8)
@@ -98,7 +100,7 @@ class ACMEConfig:
     """
 
     url: str
-    listen: tuple[str, int] = ("127.0.0.1", 14000)
+    listen: tuple[str, int] = DEFAULT_LISTEN
     tls: str = "bootstrap"
     certificate: str | None = None
     key: str | None = None
@@ -108,7 +110,7 @@ class ACMEConfig:
     caa_identities: tuple[str, ...] = ()
     external_account: str = "open"
     allowed_names: tuple[str, ...] = ()
-    order_lifetime: timedelta = timedelta(days=7)
+    order_lifetime: timedelta = DEFAULT_ORDER_LIFETIME
     is_for_tests: bool = False
     profiles: Mapping[str, IssuanceProfile] = field(default_factory=dict)
     validation: ValidationChoices = field(default_factory=ValidationChoices)
@@ -147,7 +149,7 @@ def parse_acme_config(data: bytes, profile: Profile, file: str = CONFIG_NAME) ->
     is_for_tests = top.flag("unsafe_for_tests")
     config = ACMEConfig(
         url=url,
-        listen=top.parsed("listen", parse_address, ACMEConfig.listen) or ACMEConfig.listen,
+        listen=top.parsed("listen", parse_address, None) or DEFAULT_LISTEN,
         tls=tls.parsed("mode", _one_of(TLS_MODES), "bootstrap"),
         certificate=tls.text("certificate"),
         key=tls.text("key"),
@@ -157,7 +159,7 @@ def parse_acme_config(data: bytes, profile: Profile, file: str = CONFIG_NAME) ->
         caa_identities=tuple(name.lower() for name in top.texts("caa_identities")),
         external_account=accounts.parsed("external_account", _one_of(EXTERNAL_MODES), "open"),
         allowed_names=tuple(name.lower().removeprefix(".") for name in accounts.texts("allowed_names")),
-        order_lifetime=top.duration("order_lifetime") or ACMEConfig.order_lifetime,
+        order_lifetime=top.duration("order_lifetime") or DEFAULT_ORDER_LIFETIME,
         is_for_tests=is_for_tests,
         profiles=profiles,
         validation=_read_validation(tables["validation"], profile),

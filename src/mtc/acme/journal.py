@@ -27,8 +27,8 @@ from pathlib import Path
 
 from mtc.errors import Reason, StorageError
 
-MAX_UNKNOWN = 10_000
-"""Most records that the journal may be ahead of its database: several groups of commits of which none ended well.
+MAX_UNKNOWN = 1024
+"""Most records that the journal may be ahead of its database: what one transaction puts, which a crash cut off.
 
 More of them tell of a database that was put back from an old copy.
 """

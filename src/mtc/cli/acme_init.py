@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mtc.acme.config import (
     CONFIG_NAME,
@@ -51,7 +52,7 @@ def run_acme_init(options: ACMEInitOptions) -> None:
     path = Path(options.folder)
     profile = read_config(path).profile
     url = check_prefix_url(options.url)
-    listen = parse_address(options.listen or f"127.0.0.1:{_PORT}")
+    listen = parse_address(options.listen or f"127.0.0.1:{urlsplit(url).port or _PORT}")
     if listen is None:
         raise UsageError(Reason.USAGE, "--listen: the ACME server needs an address; write 127.0.0.1:14000 for example")
     is_strict = profile.is_public and not options.is_for_tests

@@ -15,7 +15,7 @@ def acme_init(  # noqa: PLR0913 - the choices that are made when a server is set
     folder: Annotated[str, _FOLDER],
     *,
     url: Annotated[str, typer.Option(metavar="URL", help="What clients see; the directory is URL/directory.")],
-    listen: Annotated[str | None, typer.Option(metavar="ADDR:PORT", help="By default 127.0.0.1:14000.")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="ADDR:PORT", help="By default 127.0.0.1 and the port of URL, or 14000.")] = None,
     resolver: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="DNS resolver; by default the system's.")
     ] = None,

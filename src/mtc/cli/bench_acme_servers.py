@@ -93,6 +93,7 @@ def write_acme_config(folder: Path, port: int, surroundings: Surroundings, more:
         f"""url = "https://localhost:{port}/acme"
 listen = "127.0.0.1:{port}"
 unsafe_for_tests = true
+order_lifetime = "1d"
 
 [validation]
 resolvers = ["{surroundings.name_server}"]

@@ -87,6 +87,9 @@ class LandmarkState:
         return bool(self.urls) and not self.is_stored
 
 
+_NO_PLAN, _NO_LANDMARK = RenewalPlan(), LandmarkState()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionState:
     """What is known about one version beside its files. serial: of the certificate. verified: against what, or empty.
@@ -105,8 +108,8 @@ class VersionState:
     profile: str | None = None
     prefix_url: str | None = None
     verified: str = ""
-    renewal: RenewalPlan = RenewalPlan()
-    landmark: LandmarkState = LandmarkState()
+    renewal: RenewalPlan = _NO_PLAN
+    landmark: LandmarkState = _NO_LANDMARK
     deployed: tuple[str, ...] = ()
     is_revoked: bool = False
 

@@ -3,14 +3,15 @@
 Spec: RFC 8555, "Applying for Certificate Issuance"; RFC 9773; Merkle Tree Certificates, "ACME Extensions", "Renewal".
 """
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
+from mtc.acme.client.acceptance import MENDABLE, fetch_plain_chain, verify_new
 from mtc.acme.client.accounts import AccountFolder, ServerChoice, retried, sign_in
+from mtc.acme.client.connection import Seams, open_configured
 from mtc.acme.client.disk import PRIVATE, NewFile, NewLink
 from mtc.acme.client.documents import ACMERefusal, OrderState
 from mtc.acme.client.folder import (
@@ -28,12 +29,11 @@ from mtc.acme.client.folder import (
     version_name,
 )
 from mtc.acme.client.keys import build_csr, encode_key, encode_spki, generate_key, parse_key
-from mtc.acme.client.leaf import Leaf, check_landmark_relative, check_ordered, check_trusted, trust_in
+from mtc.acme.client.leaf import Leaf, check_landmark_relative, check_ordered
 from mtc.acme.client.ordering import complete, download
-from mtc.acme.client.protocol import PLAIN, ACMEClient, Issued, NotYet, connect
+from mtc.acme.client.protocol import ACMEClient, Issued, NotYet
 from mtc.acme.client.renewal import MOST_CHECK_S, back_off_s
 from mtc.acme.client.solvers import Solver
-from mtc.acme.client.transport import TransportLimits, check_url, open_transport
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.orders import OrderStatus
 from mtc.cert import CertificateChain
@@ -70,16 +70,6 @@ class Wish:
     trust: TrustStore | None = None
     has_classical: bool = False
     deadline_s: float = _DEADLINE_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seams:
-    """Where time and chance come from."""
-
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    pause: Callable[[float], Awaitable[object]] = asyncio.sleep
-    chance: Callable[[], float] = random.random
-    limits: TransportLimits = TransportLimits()  # noqa: RUF009 - it is frozen
 
 
 class Keeper:
@@ -127,25 +117,20 @@ class Keeper:
     async def refresh(self, *, is_forced: bool = False, is_patient: bool = False) -> bool:
         """Do what is due: ask when to renew, go on with an order, or order. Returns whether there is a new version.
 
-        is_patient: after a failure nothing is tried before its time has come. Raises Error; the failure is written down.
+        is_patient: after a failure nothing is tried before its time has come. Raises Error, and writes it down.
         """
         now = self._seams.now()
         attempts = self.lineage.attempts()
         if is_patient and not is_forced and attempts.next_try is not None and now < attempts.next_try:
             return False
-        current = self.lineage.current()
-        asks = current is not None and self._asks_for_renewal_info(current, now)
-        if not is_forced and not asks and not self.is_due(now):
+        await self._check_renewal(now)
+        if not is_forced and not self.is_due(now):
+            self.lineage.keep_attempts(Attempts())
             return False
         try:
-            async with self._client() as client:
-                if current is not None and asks:
-                    await self._check_renewal(client, current)
-                if is_forced or self.is_due(now):
-                    await sign_in(client, self._account, self.wish.server)
-                    await retried(client, self._account, self.wish.server, lambda: self._obtain(client))
-                    self.lineage.keep_attempts(Attempts())
-                    return True
+            async with self._connect() as client:
+                await sign_in(client, self._account, self.wish.server)
+                await retried(client, self._account, self.wish.server, lambda: self._obtain(client))
         except Error as error:
             asked = error.facts.get("retry_after_s")
             self.lineage.keep_attempts(
@@ -153,7 +138,7 @@ class Keeper:
             )
             raise
         self.lineage.keep_attempts(Attempts())
-        return False
+        return True
 
     async def fetch_landmark(self) -> bool:
         """Ask for the landmark-relative certificate if it is time. Returns whether it is new. Never raises Error."""
@@ -165,7 +150,7 @@ class Keeper:
         if landmark.next_try is not None and now < landmark.next_try:
             return False
         try:
-            async with self._client() as client:
+            async with self._connect() as client:
                 await sign_in(client, self._account, self.wish.server)
                 pem, wait_s = await self._find_landmark(client, current)
         except Error as error:
@@ -193,7 +178,7 @@ class Keeper:
             raise Rejected(Reason.CONFLICT, f"there is no certificate in {self.lineage.folder} to revoke")
         name = STANDALONE if self.wish.kind is Kind.MTC else FULLCHAIN
         der = find_pem_block((current.folder / name).read_bytes(), "CERTIFICATE")
-        async with self._client() as client:
+        async with self._connect() as client:
             await sign_in(client, self._account, self.wish.server)
             try:
                 await client.revoke(der, reason=reason)
@@ -203,26 +188,29 @@ class Keeper:
         self.lineage.save(current, replace(current.state, is_revoked=True))
         self.lineage.keep_attempts(Attempts())
 
-    def _asks_for_renewal_info(self, current: Version, now: datetime) -> bool:
-        """Tell whether to ask the server when to renew."""
-        return current.state.certificate_id is not None and current.state.renewal.is_check_due(now)
+    def _connect(self) -> AbstractAsyncContextManager[ACMEClient]:
+        """Return the connection to the server."""
+        return open_configured(self.wish.server, self._account, self._seams)
 
-    async def _check_renewal(self, client: ACMEClient, current: Version) -> None:
-        """Ask the server when to renew, and keep the answer; a failure changes nothing but when to ask again."""
-        now, plan = self._seams.now(), current.state.renewal
-        assert current.state.certificate_id is not None
+    async def _check_renewal(self, now: datetime) -> None:
+        """Ask the server when to renew, if it is time; a failure changes nothing but when to ask again."""
+        current = self.lineage.current()
+        if current is None or current.state.certificate_id is None:
+            return
+        plan = current.state.renewal
+        # A server that is not asked for certificates any more is not asked for advice either.
+        if not plan.is_check_due(now) or current.state.server != self.wish.server.directory:
+            return
         try:
-            window = await client.fetch_renewal_info(current.state.certificate_id)
+            async with self._connect() as client:
+                window = await client.fetch_renewal_info(current.state.certificate_id)
         except Error as error:
             self._tell(f"the server did not say when to renew: {error.message}")
             window = None
-        if window is None:
-            changed = plan.after_failure(now)
-        else:
-            changed = plan.with_window(window, now, self._seams.chance())
-            if changed.selected != plan.selected:
-                why = f" ({window.explanation_url})" if window.explanation_url else ""
-                self._tell(f"the server suggests to renew at {changed.selected:%F %T} UTC{why}")
+        changed = plan.after_failure(now) if window is None else plan.with_window(window, now, self._seams.chance())
+        if changed.selected is not None and changed.selected != plan.selected:
+            why = f" ({changed.explanation_url})" if changed.explanation_url else ""
+            self._tell(f"the server suggests to renew at {changed.selected:%F %T} UTC{why}")
         self.lineage.save(current, replace(current.state, renewal=changed))
 
     async def _obtain(self, client: ACMEClient) -> None:
@@ -232,7 +220,13 @@ class Keeper:
             client, order, self._solvers, self._csr, deadline_s=self.wish.deadline_s, tell=self._tell
         )
         self._tell("downloading the certificate")
-        await self._store(client, order, await download(client, order))
+        try:
+            await self._store(client, order, await download(client, order))
+        except Rejected as error:
+            # With another trust store it may be welcome; otherwise the same download would fail for ever.
+            if error.reason not in MENDABLE:
+                self.lineage.drop_order()
+            raise
 
     async def _take_up(self, client: ACMEClient) -> OrderState | None:
         """Return the order that is under way, if it is what is wanted and can still become a certificate."""
@@ -299,7 +293,7 @@ class Keeper:
         chain = issued.chains[0]
         leaf = Leaf.parse(chain.certificates[0])
         check_ordered(leaf, encode_spki(parse_key(pem)), self.wish.identifiers)
-        plain = await self._plain_chain(client, order, issued)
+        plain = await fetch_plain_chain(client, order, issued)
         verified = await self._verify(client, leaf, plain, issued.prefix_url)
         content: dict[str, NewFile | NewLink] = {KEY: NewFile(pem, PRIVATE)}
         if self.wish.kind is Kind.MTC:
@@ -328,58 +322,16 @@ class Keeper:
             ),
         )
 
+    async def _verify(self, client: ACMEClient, leaf: Leaf, plain: CertificateChain, prefix_url: str | None) -> str:
+        """Verify a Merkle Tree certificate, and return against what. Raises Rejected and others."""
+        if not self._has_landmarks(leaf):
+            return ""
+        wish, now = self.wish, self._seams.now()
+        return await verify_new(client, leaf, plain, prefix_url, wish.trust, wish.identifiers, now)
+
     def _has_landmarks(self, leaf: Leaf) -> bool:
         """Tell whether another form of a certificate may come."""
         return self.wish.kind is Kind.MTC and leaf.mtc is not None
-
-    async def _plain_chain(self, client: ACMEClient, order: OrderState, issued: Issued) -> CertificateChain:
-        """Return the chain for servers that know no properties: as the server has it, else the certificate alone."""
-        if not issued.has_properties:
-            return issued.chains[0]
-        assert order.certificate is not None
-        try:
-            plain = await client.fetch_certificate(order.certificate, accept=PLAIN)
-        except Error:
-            plain = NotYet(None)
-        same = isinstance(plain, Issued) and plain.chains[0].certificates[0] == issued.chains[0].certificates[0]
-        if isinstance(plain, Issued) and same:
-            return CertificateChain(None, plain.chains[0].certificates)
-        return CertificateChain(None, issued.chains[0].certificates)
-
-    async def _verify(self, client: ACMEClient, leaf: Leaf, plain: CertificateChain, prefix_url: str | None) -> str:
-        """Verify a Merkle Tree certificate before anybody serves it; return against what. Raises Rejected and others."""
-        if leaf.mtc is None or self.wish.kind is not Kind.MTC:
-            return ""
-        now, names = self._seams.now(), self.wish.identifiers
-        if self.wish.trust is not None:
-            try:
-                check_trusted(leaf, self.wish.trust, now, names)
-            except Rejected as error:
-                raise Rejected(
-                    error.reason,
-                    f"the new certificate is not valid under --trust: {error.message}; nothing was changed",
-                ) from None
-            return "trust-store"
-        for candidate in (*plain.certificates[1:], await self._fetch_ca(client, prefix_url)):
-            try:
-                store = trust_in(candidate)
-            except Error:
-                continue
-            # What the server says of itself proves little, but a certificate that even fails this serves nobody.
-            check_trusted(leaf, store, now, names)
-            return "ca-certificate"
-        return ""
-
-    async def _fetch_ca(self, client: ACMEClient, prefix_url: str | None) -> bytes:
-        """Return the CA certificate that lies below the prefix URL, DER; nothing when it cannot be had."""
-        if prefix_url is None:
-            return b""
-        try:
-            url = f"{prefix_url.rstrip('/')}/ca.pem"
-            check_url(url)
-            return find_pem_block((await client.transport.fetch(url)).body, "CERTIFICATE")
-        except Error:
-            return b""
 
     async def _find_landmark(self, client: ACMEClient, current: Version) -> tuple[bytes | None, float]:
         """Return the landmark-relative certificate, PEM, or when to ask again. Raises Error when none of them fits."""
@@ -403,34 +355,6 @@ class Keeper:
             raise refused
         return None, LANDMARK_ASK_S if wait_s is None else wait_s
 
-    def _client(self) -> "_Connection":
-        """Return the connection to the server, for `async with`."""
-        return _Connection(self.wish.server, self._account, self._seams)
-
 
 CLASSICAL_LINK = NewLink("../../classical/current")
 """What a version of the Merkle Tree certificate has in it where there is a classical one beside it."""
-
-
-class _Connection:
-    """A client of one server, from connecting to closing."""
-
-    def __init__(self, choice: ServerChoice, account: AccountFolder, seams: Seams) -> None:
-        self._choice = choice
-        self._account = account
-        self._seams = seams
-        self._transport = open_transport(
-            ca_file=choice.ca_file, limits=seams.limits, now=seams.now, pause=seams.pause, chance=seams.chance
-        )
-
-    async def __aenter__(self) -> ACMEClient:
-        transport = await self._transport.__aenter__()
-        try:
-            key = self._account.key(self._choice.account_key_type)
-            return await connect(transport, self._choice.directory, key)
-        except BaseException as error:
-            await self._transport.__aexit__(type(error), error, error.__traceback__)
-            raise
-
-    async def __aexit__(self, *reason: object) -> None:
-        await self._transport.__aexit__(None, None, None)

@@ -33,7 +33,15 @@ CONNECTIONS = 200
 CERTIFICATE_NAME, KEY_NAME = "perspective-client.pem", "perspective-client-key.pem"
 _IDENTITY_LIFETIME = timedelta(days=3653)
 _IDLE_S = 30.0
-_REFUSALS = ("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "ACCESS_DENIED")
+_REFUSALS = (
+    "CERTIFICATE_REQUIRED",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_UNKNOWN",
+    "UNKNOWN_CA",
+    "BAD_CERTIFICATE",
+    "ACCESS_DENIED",
+)
+_UNKNOWN = f"does not let this CA in; give it our {CERTIFICATE_NAME}, if it is still valid: mtc perspective allow"
 
 
 def open_identity(folder: Path, name: str, now: datetime) -> TLSFiles:
@@ -97,9 +105,7 @@ class PerspectiveClient:
             url, data=body, headers=headers, ssl=self._context, allow_redirects=False
         ) as response:
             if response.status != 200:
-                busy = response.status == 503
-                what = "has too much to do" if busy else f"answers {response.status} to a task"
-                raise self._fault(Reason.BUSY if busy else Reason.PEER, what)
+                raise self._refused(response.status)
             parts, size = [], 0
             async for chunk in response.content.iter_any():
                 size += len(chunk)
@@ -107,6 +113,14 @@ class PerspectiveClient:
                     raise self._fault(Reason.TOO_LARGE, f"sends more than {MAX_REPORT_BYTES} bytes")
                 parts.append(chunk)
             return b"".join(parts)
+
+    def _refused(self, status: int) -> PeerError:
+        """Say what an answer without a report means."""
+        if status in (401, 403):
+            return self._fault(Reason.UNAUTHORIZED, _UNKNOWN)
+        if status == 503:
+            return self._fault(Reason.BUSY, "has too much to do, or is not well; see its /health")
+        return self._fault(Reason.PEER, f"answers {status} to a task; is it a perspective of this version?")
 
     def _read(self, data: bytes) -> Report:
         """Return the report that an agent sent."""
@@ -132,10 +146,7 @@ class PerspectiveClient:
             if isinstance(cause, PinError):
                 return self._fault(cause.fault.reason, f"cannot be trusted: {cause.fault.message}")
         if _refusal(error):
-            return self._fault(
-                Reason.UNAUTHORIZED,
-                f"does not know this CA; allow its {CERTIFICATE_NAME} there with mtc perspective allow",
-            )
+            return self._fault(Reason.UNAUTHORIZED, _UNKNOWN)
         if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
             return self._fault(Reason.PEER, "closed the connection without an answer")
         causes = [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
@@ -191,6 +202,8 @@ async def open_perspectives(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": "mtc"},
+                # Compression was not asked for, and a small answer must not become a large one.
+                auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 trust_env=False,
             )

@@ -24,14 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from mtc.acme.journal import EvidenceJournal
+from mtc.acme.journal import MAX_UNKNOWN, EvidenceJournal
 from mtc.acme.sqlite import queries
 from mtc.acme.sqlite.changes import Batch, Operation
 from mtc.acme.sqlite.rows import journal_line, read_record
-from mtc.errors import ConflictError, Error, Reason, StorageError
+from mtc.errors import ConflictError, Error, Reason, StorageError, UsageError
 
-MAX_GROUP = 256
-"""Most commits of one transaction."""
+MAX_CHANGES = 500
+"""Most changes of one commit: an order of a hundred names changes as many authorizations and puts as many records."""
+_GROUP_CHANGES = MAX_UNKNOWN - MAX_CHANGES
+"""Changes after which no further commit joins a transaction, so that it never puts more records than `MAX_UNKNOWN`."""
 _RESTORED_AT_ONCE = 1000
 
 
@@ -86,7 +88,12 @@ class Writer:
             standing = records[-1].id
 
     async def commit(self, operations: Sequence[Operation]) -> tuple[int, ...]:
-        """Run operations, all or none, durable on return. Returns the IDs of the records among them."""
+        """Run operations, all or none, durable on return. Returns the IDs of the records among them.
+
+        Raises ConflictError, StorageError, and UsageError for more than `MAX_CHANGES`.
+        """
+        if len(operations) > MAX_CHANGES:
+            raise UsageError(Reason.USAGE, f"a commit makes at most {MAX_CHANGES} changes, not {len(operations)}")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[int, ...]] = loop.create_future()
         self._submit(_Job(operations, loop, future))
@@ -116,11 +123,13 @@ class Writer:
         is_open = True
         while is_open:
             group: list[_Job] = []
+            changes = 0
             job = self._jobs.get()
             with contextlib.suppress(Empty):
                 while job is not None:
                     group.append(job)
-                    if len(group) == MAX_GROUP:
+                    changes += len(job.operations)
+                    if changes > _GROUP_CHANGES:
                         break
                     job = self._jobs.get_nowait()
             is_open = job is not None
