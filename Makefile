@@ -71,11 +71,12 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 demo: $(STAMP) ## Run the demonstration
 	@$(BIN)/mtc demo
 
-bench: $(STAMP) ## Measure the core, the log, issuance and cosigners
+bench: $(STAMP) ## Measure the core, the log, issuance, cosigners and ACME
 	@$(BIN)/mtc bench core
 	@$(BIN)/mtc bench log
 	@$(BIN)/mtc bench issue
 	@$(BIN)/mtc bench cosign
+	@$(BIN)/mtc bench acme
 
 fuzz: $(STAMP) ## Fuzz each target for SECONDS_PER_TARGET seconds
 	@$(BIN)/python fuzz/run.py --seconds $(SECONDS_PER_TARGET)

@@ -29,6 +29,8 @@ from mtc.web.logs import open_logger
 
 _LOG = open_logger("acme")
 _BUSY_RETRY_S = 10
+_PATIENCE_S = 1.0
+"""How long an answer to a challenge waits for its validation."""
 _MAX_TRIES = 3
 
 
@@ -56,7 +58,7 @@ class Challenges:
             is_open = authorization.status_at(self._context.now()) is AuthorizationStatus.PENDING
             if is_open and challenge.status is ChallengeStatus.PENDING:
                 authorization = await self._begin(call.owner, authorization, challenge)
-                challenge = authorization.challenge(method) or challenge
+                challenge = authorization.challenge(challenge.method) or challenge
         retry = POLL_S if challenge.status is ChallengeStatus.PROCESSING else None
         links = {"up": self._context.authorization_url(authorization.id)}
         return reply(self._orders.describe_challenge(authorization, challenge), links=links, retry_after_s=retry)
@@ -79,15 +81,18 @@ class Challenges:
         changed = _with_challenge(authorization, running)
         await context.store.commit(Replace(changed))
         changed = replace(changed, version=authorization.version + 1)
-        self._start(account, changed, running)
-        return changed
+        task = self._start(account, changed, running)
+        # Most validations are quick, and the client need not ask again.
+        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        return await context.store.find_authorization(authorization.id) or changed if task.done() else changed
 
-    def _start(self, account: Account, authorization: Authorization, challenge: Challenge) -> None:
+    def _start(self, account: Account, authorization: Authorization, challenge: Challenge) -> "asyncio.Task[None]":
         """Run a validation in the background."""
         task = asyncio.create_task(self._run(account, authorization, challenge))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._context.ca.parts.metrics.set("mtc_acme_validations_running", len(self._tasks))
+        return task
 
     async def resume(self) -> int:
         """Start again what was interrupted. Returns how many validations."""

@@ -265,8 +265,10 @@ class Issuing:
             await asyncio.sleep(_FOLLOW_UP_S)
 
     async def close(self) -> None:
-        """Stop waiting for what runs; the log knows the requests, and the next start follows them up."""
+        """Wait a moment for what runs, and no longer: the log knows the requests, and the next start goes on."""
         tasks = list(self._running.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PATIENCE_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
