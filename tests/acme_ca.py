@@ -1,6 +1,7 @@
 """A CA with an ACME server as real processes on loopback, and what can be said of the certificates that it gave."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ class RunningCA:
     def tree_size(self) -> int:
         """How many entries its log has."""
         return int((self.folder / "public" / "1" / "checkpoint").read_text().split("\n")[1])
+
+    def add_external_account(self, allowed_name: str) -> tuple[str, str]:
+        """Make a key that binds a new account, which may ask for names below one; return its ID and the HMAC key."""
+        words = ["acme", "eab", "add", str(self.folder), "--allow-names", allowed_name, "--json"]
+        document = json.loads(run_mtc(words))
+        return document["kid"], document["hmac_key"]
 
     def verify(self, chain: bytes, *names: str) -> Certificate:
         """Verify what a client got, PEM: a leaf for exactly these names, and the CA certificate; return the leaf."""

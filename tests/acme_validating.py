@@ -75,7 +75,7 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None, host: s
         tasks.add(current)
         try:
             await handler(reader, writer)
-        except (OSError, EOFError):
+        except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()

@@ -1,45 +1,21 @@
-"""Pebble, the ACME server for tests of Let's Encrypt, with its DNS server, as Debian's package `pebble` has them."""
+"""Pebble, Let's Encrypt's ACME server for tests, as Debian's package has it: strict, and unusual on purpose."""
 
+import contextlib
 import json
-import os
-import shutil
-import socket
-import ssl
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.acme_programs import ACMEServerUnderTest, find_program, is_listening, names_in, running, wait_for
+
+from mtc.testing.fleet import free_port
 
 EAB_KID = "kid-1"
 EAB_KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
-
-
-@dataclass(frozen=True, slots=True)
-class Pebble:
-    """A running Pebble. directory: its URL. ca_file: trusts its HTTPS. dns: management URL of the DNS server."""
-
-    directory: str
-    ca_file: Path
-    http_port: int
-    tls_port: int
-    dns: str
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_server_certificate(folder: Path) -> tuple[Path, Path]:
@@ -67,15 +43,17 @@ def make_server_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate_file, key_file
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_pebble(
-    folder: Path, *, wants_external_account: bool = False, environment: Mapping[str, str] | None = None
-) -> Iterator[Pebble]:
-    """Run Pebble until the context ends; skips the test where the package is missing."""
-    if shutil.which("pebble") is None or shutil.which("pebble-challtestsrv") is None:
-        pytest.skip("the package pebble is not installed")
+    folder: Path, *, wants_external_account: bool = False, variables: Mapping[str, str] | None = None
+) -> Iterator[ACMEServerUnderTest]:
+    """Run Pebble with a DNS server until the context ends; skips the test where the package is missing.
+
+    It calls every fifth good nonce bad, unless variables of its environment say otherwise.
+    """
+    program = find_program("pebble")
     certificate, key = make_server_certificate(folder)
-    port, management, http_port, tls_port, dns_port, dns_management = (free_port() for _ in range(6))
+    port, management, http_port, tls_port = (free_port() for _ in range(4))
     config = {
         "listenAddress": f"127.0.0.1:{port}",
         "managementListenAddress": f"127.0.0.1:{management}",
@@ -87,48 +65,11 @@ def running_pebble(
         "externalAccountBindingRequired": wants_external_account,
         "externalAccountMACKeys": {EAB_KID: EAB_KEY},
     }
-    config_file = folder / "pebble.json"
-    config_file.write_text(json.dumps({"pebble": config}))
-    variables = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "20", "PEBBLE_AUTHZREUSE": "0"}
-    dns = ["-dns01", f"127.0.0.1:{dns_port}", "-management", f"127.0.0.1:{dns_management}", "-defaultIPv6", ""]
-    none = ["-http01", "", "-https01", "", "-tlsalpn01", ""]
-    with ExitStack() as stack:
-        _run(stack, ["pebble-challtestsrv", *dns, *none], {})
-        server = ["pebble", "-config", str(config_file), "-dnsserver", f"127.0.0.1:{dns_port}"]
-        _run(stack, server, {**variables, **(environment or {})})
-        _wait_for(port)
-        _wait_for(dns_management)
-        yield Pebble(
-            f"https://127.0.0.1:{port}/dir", certificate, http_port, tls_port, f"http://127.0.0.1:{dns_management}"
-        )
-
-
-def fetch_json(url: str, pebble: Pebble) -> object:
-    """Return what a GET answers."""
-    context = ssl.create_default_context(cafile=str(pebble.ca_file))
-    with urllib.request.urlopen(url, context=context, timeout=10) as answer:  # noqa: S310 - our own server
-        return json.load(answer)
-
-
-def _run(stack: ExitStack, command: list[str], variables: Mapping[str, str]) -> None:
-    """Start a program that ends with the stack."""
-    process = stack.enter_context(
-        subprocess.Popen(  # noqa: S603 - programs of the test
-            command,
-            env={**os.environ, **variables},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-    )
-    stack.callback(process.kill)
-
-
-def _wait_for(port: int) -> None:
-    """Wait until somebody listens."""
-    deadline = time.monotonic() + 20
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < deadline, "Pebble does not start"
-        time.sleep(0.05)
+    file, log = folder / "pebble.json", folder / "pebble.log"
+    file.write_text(json.dumps({"pebble": config}))
+    usual = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "20", "PEBBLE_AUTHZREUSE": "0"}
+    with names_in(folder) as names:
+        command = [program, "-config", str(file), "-dnsserver", names.server]
+        with running(folder, log, command, {**usual, **(variables or {})}) as process:
+            wait_for(lambda: is_listening(port), "Pebble answers", process, log)
+            yield ACMEServerUnderTest(f"https://127.0.0.1:{port}/dir", certificate, http_port, tls_port, names)

@@ -1,6 +1,7 @@
 """Perspectives for tests: fakes that see what they are told, and agents in folders on loopback."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,26 @@ TASK = ValidationTask(
 )
 NO_CONTROL = Problem(type=ProblemType.UNAUTHORIZED, detail="got another key authorization")
 Look = Callable[[ValidationTask], Awaitable[Report]]
+
+
+def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test on an event loop, for at most half a minute."""
+
+    @functools.wraps(test)
+    def run(*arguments: object, **named: object) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(30):
+                await test(*arguments, **named)
+
+        asyncio.run(bounded())
+
+    return run
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let others run until something is so; the test's own time ends it."""
+    while not is_so():  # noqa: ASYNC110 - what is waited for knows no events
+        await asyncio.sleep(0.001)
 
 
 def now() -> datetime:

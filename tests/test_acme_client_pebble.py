@@ -1,13 +1,13 @@
 """The ACME client against Pebble, which makes legal but unusual choices so that clients stay honest."""
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from tests.pebble import EAB_KEY, EAB_KID, Pebble, running_pebble
+from tests.acme_programs import ACMEServerUnderTest, write_hook
+from tests.pebble import EAB_KEY, EAB_KID, running_pebble
 
 from mtc.acme.client import (
     AccountKey,
@@ -28,17 +28,10 @@ from mtc.acme.machine.orders import OrderStatus
 from mtc.errors import PeerError, Reason, UsageError
 
 LIMITS = TransportLimits(deadline_s=30, attempt_s=10)
-HOOK = """
-import json, sys, urllib.request
-action, name, value = sys.argv[2:]
-body = {"host": name + "."} | ({"value": value} if action == "add" else {})
-path = "/set-txt" if action == "add" else "/clear-txt"
-urllib.request.urlopen(sys.argv[1] + path, json.dumps(body).encode(), timeout=10)
-"""
 
 
 @pytest.fixture(scope="module")
-def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
+def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ACMEServerUnderTest]:
     """Return a Pebble that calls every fifth good nonce bad."""
     with running_pebble(tmp_path_factory.mktemp("pebble")) as running:
         yield running
@@ -62,13 +55,13 @@ def names_of(issued: Issued) -> set[str]:
 
 
 @pytest.mark.parametrize("account_type", ["ecdsa-p256", "ecdsa-p384", "rsa-2048"])
-def test_http_01_gives_a_certificate(pebble: Pebble, account_type: str) -> None:
+def test_http_01_gives_a_certificate(pebble: ACMEServerUnderTest, account_type: str) -> None:
     """The built-in web server answers for several names at once, whatever signs the account's requests."""
     names = [Identifier.dns("one.example.com"), Identifier.dns("two.example.com")]
 
     async def run() -> tuple[Issued, bytes, int]:
         async with open_client(
-            pebble.directory, AccountKey.generate(account_type), ca_file=pebble.ca_file, limits=LIMITS
+            pebble.directory_url, AccountKey.generate(account_type), ca_file=pebble.ca_file, limits=LIMITS
         ) as client:
             account = await client.register(contacts=["mailto:admin@example.com"], agrees_to_terms=True)
             assert account.is_new
@@ -87,24 +80,24 @@ def test_http_01_gives_a_certificate(pebble: Pebble, account_type: str) -> None:
 def test_bad_nonces_are_told_to_nobody(tmp_path: Path) -> None:
     """Where half of all good nonces are called bad, a whole order succeeds all the same."""
 
-    async def run(pebble: Pebble) -> int:
+    async def run(pebble: ACMEServerUnderTest) -> int:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             await issue(client, HTTPSolver(pebble.http_port), [Identifier.dns("nonce.example.com")])
             return client.transport.counts.bad_nonces
 
-    with running_pebble(tmp_path, environment={"PEBBLE_WFE_NONCEREJECT": "50"}) as pebble:
+    with running_pebble(tmp_path, variables={"PEBBLE_WFE_NONCEREJECT": "50"}) as pebble:
         assert asyncio.run(run(pebble)) > 0
 
 
-def test_addresses_are_certified_too(pebble: Pebble) -> None:
+def test_addresses_are_certified_too(pebble: ACMEServerUnderTest) -> None:
     """http-01 and tls-alpn-01 answer for an IP address."""
     names = [Identifier.ip("127.0.0.1")]
 
     async def run(solver: Solver) -> Issued:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             return (await issue(client, solver, names))[0]
 
@@ -112,40 +105,39 @@ def test_addresses_are_certified_too(pebble: Pebble) -> None:
     assert names_of(asyncio.run(run(TLSALPNSolver(pebble.tls_port)))) == {"127.0.0.1"}
 
 
-def test_tls_alpn_01_gives_a_certificate(pebble: Pebble) -> None:
+def test_tls_alpn_01_gives_a_certificate(pebble: ACMEServerUnderTest) -> None:
     """The built-in TLS server answers for several names at once."""
     names = [Identifier.dns("a.tls.example.com"), Identifier.dns("b.tls.example.com")]
 
     async def run() -> Issued:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             return (await issue(client, TLSALPNSolver(pebble.tls_port), names))[0]
 
     assert names_of(asyncio.run(run())) == {"a.tls.example.com", "b.tls.example.com"}
 
 
-def test_dns_01_gives_a_wildcard(pebble: Pebble, tmp_path: Path) -> None:
-    """A hook program adds and removes the records of a name and of its wildcard, which lie at one place."""
-    hook = tmp_path / "hook.py"
-    hook.write_text(HOOK)
+def test_dns_01_gives_a_wildcard(pebble: ACMEServerUnderTest, tmp_path: Path) -> None:
+    """A hook program adds the record of a wildcard, and removes it."""
+    hook = write_hook(tmp_path / "hook.py", pebble.names, words="arguments")
     names = [Identifier.dns("*.wild.example.com")]
 
     async def run() -> Issued:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
-            return (await issue(client, HookSolver(f"{sys.executable} {hook} {pebble.dns}"), names))[0]
+            return (await issue(client, HookSolver(str(hook)), names))[0]
 
     assert names_of(asyncio.run(run())) == {"*.wild.example.com"}
 
 
-def test_wildcard_needs_dns(pebble: Pebble) -> None:
+def test_wildcard_needs_dns(pebble: ACMEServerUnderTest) -> None:
     """With http-01 alone a wildcard is refused here, with the option that helps."""
 
     async def run() -> None:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             await issue(client, HTTPSolver(pebble.http_port), [Identifier.dns("*.example.com")])
 
@@ -153,12 +145,12 @@ def test_wildcard_needs_dns(pebble: Pebble) -> None:
         asyncio.run(run())
 
 
-def test_answer_that_nobody_serves_is_a_refusal(pebble: Pebble, tmp_path: Path) -> None:
+def test_answer_that_nobody_serves_is_a_refusal(pebble: ACMEServerUnderTest, tmp_path: Path) -> None:
     """Without a web server behind the folder the error names what the server saw and what helps; the file is gone."""
 
     async def run() -> None:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             await issue(client, WebrootSolver(tmp_path), [Identifier.dns("nobody.example.com")])
 
@@ -168,12 +160,12 @@ def test_answer_that_nobody_serves_is_a_refusal(pebble: Pebble, tmp_path: Path) 
     assert list((tmp_path / ".well-known" / "acme-challenge").iterdir()) == []
 
 
-def test_account_lives_and_ends(pebble: Pebble) -> None:
+def test_account_lives_and_ends(pebble: ACMEServerUnderTest) -> None:
     """Contacts change, the key changes, the old key is nobody's any more, and a deactivated account is refused."""
 
     async def run() -> None:
         old, new = AccountKey.generate(), AccountKey.generate("ecdsa-p384")
-        async with open_client(pebble.directory, old, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, old, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             url = client.account_url
             assert (await client.update_account(["mailto:b@example.com"])).contacts == ("mailto:b@example.com",)
@@ -192,13 +184,13 @@ def test_account_lives_and_ends(pebble: Pebble) -> None:
     asyncio.run(run())
 
 
-def test_orders_are_listed_and_taken_up(pebble: Pebble) -> None:
+def test_orders_are_listed_and_taken_up(pebble: ACMEServerUnderTest) -> None:
     """An order that stopped after validation is found by its URL and goes on from where it stood."""
     names = [Identifier.dns("resumed.example.com")]
 
     async def run() -> None:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             order = await client.new_order(names)
             solver = HTTPSolver(pebble.http_port)
@@ -206,7 +198,7 @@ def test_orders_are_listed_and_taken_up(pebble: Pebble) -> None:
             url, account = order.url, client.account_url
             assert url in await client.fetch_orders()
         certificate_key = generate_key("ecdsa-p256")
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             client.account_url = account
             order = await client.fetch_order(url)
             assert order.status is OrderStatus.READY
@@ -220,13 +212,13 @@ def test_orders_are_listed_and_taken_up(pebble: Pebble) -> None:
 
 
 @pytest.mark.parametrize("by", ["account", "key"])
-def test_certificates_are_revoked(pebble: Pebble, by: str) -> None:
+def test_certificates_are_revoked(pebble: ACMEServerUnderTest, by: str) -> None:
     """The account revokes, and so does the certificate's own key; a second time is refused with its own type."""
     names = [Identifier.dns("revoked.example.com")]
 
     async def run() -> None:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
             certificate_key = generate_key("ecdsa-p256")
             order = await client.new_order(names)
@@ -245,9 +237,9 @@ def test_certificates_are_revoked(pebble: Pebble, by: str) -> None:
 def test_external_accounts_bind(tmp_path: Path) -> None:
     """A server that wants an external account refuses without one, names the options, and takes a right one."""
 
-    async def run(pebble: Pebble) -> None:
+    async def run(pebble: ACMEServerUnderTest) -> None:
         key = AccountKey.generate()
-        async with open_client(pebble.directory, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
+        async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             assert client.directory.external_account_required
             with pytest.raises(ACMERefusal, match="--eab-kid"):
                 await client.register(agrees_to_terms=True)
@@ -261,11 +253,11 @@ def test_external_accounts_bind(tmp_path: Path) -> None:
         asyncio.run(run(pebble))
 
 
-def test_server_without_trust_is_not_spoken_to(pebble: Pebble) -> None:
+def test_server_without_trust_is_not_spoken_to(pebble: ACMEServerUnderTest) -> None:
     """A server whose certificate the system does not know is refused, with the option that helps."""
 
     async def run() -> None:
-        async with open_client(pebble.directory, AccountKey.generate(), limits=TransportLimits(attempts=1)):
+        async with open_client(pebble.directory_url, AccountKey.generate(), limits=TransportLimits(attempts=1)):
             raise AssertionError
 
     with pytest.raises(PeerError, match="--ca-file") as caught:
@@ -273,7 +265,7 @@ def test_server_without_trust_is_not_spoken_to(pebble: Pebble) -> None:
     assert caught.value.reason is Reason.UNAUTHORIZED
 
 
-def test_other_urls_of_a_server_are_no_directory(pebble: Pebble) -> None:
+def test_other_urls_of_a_server_are_no_directory(pebble: ACMEServerUnderTest) -> None:
     """A URL that is none of ACME's is called so."""
 
     async def run(url: str) -> None:
@@ -281,4 +273,4 @@ def test_other_urls_of_a_server_are_no_directory(pebble: Pebble) -> None:
             raise AssertionError
 
     with pytest.raises((PeerError, ACMERefusal)):
-        asyncio.run(run(pebble.directory.replace("/dir", "/nothing")))
+        asyncio.run(run(pebble.directory_url.replace("/dir", "/nothing")))

@@ -4,6 +4,7 @@ What they got is verified as a relying party does, and counted in the log. `docs
 Debian's lego and Caddy are built with a Go that cannot read the names of draft -07, so they meet a CA of draft -05.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_certbot_is_told_of_caa(ca: RunningCA, tmp_path: Path) -> None:
     assert ca.tree_size == before
     names.add_caa("allowed.example.test", CAA_IDENTITY)
     ca.verify(certbot.issue("allowed.example.test"), "allowed.example.test")
+
+
+def test_certbot_with_external_account(ca: RunningCA, tmp_path: Path) -> None:
+    """Bound to an external account, certbot gets the names that account may have, and is told which it may not."""
+    kid, key = ca.add_external_account("customer.example.test")
+    for name in ("right", "wrong"):
+        (tmp_path / name).mkdir()
+    said = Certbot(ca.server, tmp_path / "wrong", (kid, key[::-1])).refused("www.customer.example.test")
+    assert "signature" in said
+    certbot = Certbot(ca.server, tmp_path / "right", (kid, key))
+    ca.verify(certbot.issue("www.customer.example.test"), "www.customer.example.test")
+    said = certbot.refused("www.example.test")
+    assert "www.example.test" in said
 
 
 def test_certbot_is_told_who_did_not_answer(ca: RunningCA, tmp_path: Path) -> None:
@@ -152,3 +166,14 @@ def test_caddy(older_ca: RunningCA, tmp_path: Path, method: str) -> None:
     with caddy.serving(name, method, renews_early=True) as site:
         renewed = site.wait_for_chain(other_than=chain)
     assert older_ca.verify(renewed, name).serial > first.serial
+
+
+def test_page_tells_every_option() -> None:
+    """Each option and setting that these tests give to a client stands in `docs/acme-clients.md`."""
+    tests = Path(__file__).parent
+    page = (tests.parent / "docs" / "acme-clients.md").read_text("utf-8")
+    sources = "".join(path.read_text("utf-8") for path in (tests / "acme_clients").glob("*.py"))
+    words = set(re.findall(r'"(--[a-z][a-z0-9.-]*[a-z0-9]|[A-Z][A-Z_]{5,})[":=]', sources))
+    inner = {"ACME_DIRECTORY", "HTTP_PORT", "DNS_CONTROL", "NODE_PATH", "XDG_DATA_HOME", "XDG_CONFIG_HOME"}
+    assert len(words) > 40
+    assert [word for word in sorted(words - inner) if word not in page] == []

@@ -408,4 +408,4 @@ def test_errors_of_validation_are_errors_of_the_house() -> None:
     error = ValidationError.of(ProblemType.DNS, "no")
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - as above
     assert isinstance(again, Error)
-    assert (again.problem, again.message) == (error.problem, "no")  # type: ignore[attr-defined]  # It has one.
+    assert (again.problem, again.message) == (error.problem, "no")

@@ -29,6 +29,7 @@ from tests.perspectives import (
     peer_of,
     report,
     running_agent,
+    until,
 )
 
 import mtc.acme.perspective.running
@@ -234,12 +235,6 @@ def test_list_of_cas_is_followed(tmp_path: Path, run: Run, monkeypatch: pytest.M
     run(work)
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Let others run until something is so; the test's own time ends it."""
-    while not is_so():
-        await asyncio.sleep(0.005)
-
-
 def test_agent_bounds_its_work(tmp_path: Path, run: Run) -> None:
     """More examinations than an agent is set to are refused at once, and those under way go on."""
     folder = make_folder(tmp_path / "agent", examinations=2)
@@ -379,6 +374,7 @@ def test_endless_answer_is_cut(tmp_path: Path) -> None:
         while True:
             sent += 1 << 16
             yield b" " * (1 << 16)
+            await asyncio.sleep(0)
 
     async def answer(_request: Request) -> Response:
         return StreamingResponse(flood())

@@ -17,10 +17,10 @@ from mtc.acme.sqlite.limits import RateLimits
 from mtc.acme.sqlite.schema import list_migrations
 from mtc.acme.store import Add, Put, RateLimit, Replace
 from mtc.errors import ConflictError, Reason, StorageError
-from mtc.testing.acme_store import (
+from mtc.testing.acme_store import check_acme_store
+from mtc.testing.acme_values import (
     HOUR,
     START,
-    check_acme_store,
     make_account,
     make_authorization,
     make_finalized,

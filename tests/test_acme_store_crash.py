@@ -17,14 +17,14 @@ import pytest
 from tests.acme_evidence import read_evidence
 
 from mtc.acme.sqlite import SQLiteACMEStore
-from mtc.testing.acme_store import make_record
+from mtc.testing.acme_values import make_record
 
 PROGRAM = """
 import asyncio, os, sys
 from pathlib import Path
 from mtc.acme.sqlite import SQLiteACMEStore
 from mtc.acme.store import Add, Put
-from mtc.testing.acme_store import make_order, make_record
+from mtc.testing.acme_values import make_order, make_record
 
 async def client(store, start):
     for number in range(start, start + 1_000_000):

@@ -11,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.acme_evidence import read_evidence
 from tests.test_acme_store import run
 
@@ -18,7 +20,7 @@ from mtc.acme.journal import MAX_UNKNOWN, EvidenceJournal
 from mtc.acme.sqlite import SQLiteACMEStore
 from mtc.acme.store import Add, Put
 from mtc.errors import Reason, StorageError
-from mtc.testing.acme_store import START, make_account, make_order, make_record
+from mtc.testing.acme_values import START, make_account, make_order, make_record
 
 DAY = START.date()
 
@@ -119,6 +121,67 @@ def test_torn_end_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(whole + bytes(9000))
     assert _put(tmp_path, 1) == [3]
     _check_agree(tmp_path)
+
+
+def _lines(count: int) -> list[bytes]:
+    """Return lines of records 1, 2, …, of different lengths."""
+    return [json.dumps({"id": number, "kind": "x" * number}).encode() + b"\n" for number in range(1, count + 1)]
+
+
+def _recover(folder: Path, data: bytes, known: int) -> int:
+    """Let a journal with these bytes be put right beside a database with so many records."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{DAY}.jsonl").write_bytes(data)
+    journal = EvidenceJournal.open(folder)
+    try:
+        return journal.recover(known)
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("known", range(4))
+def test_every_truncation_is_put_right(tmp_path: Path, known: int) -> None:
+    """Wherever the file ends, and whatever the database knows: what stays is whole, and both agree or are told how."""
+    whole = b"".join(_lines(3))
+    for length in range(len(whole) + 1):
+        count = whole[:length].count(b"\n")
+        assert _recover(tmp_path / "evidence", whole[:length], known) == min(known, count)
+        assert sorted(read_evidence(tmp_path / "evidence")) == list(range(1, min(known, count) + 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    tail=st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.sampled_from(
+                [b"\n", b"{}\n", b"[]\n", b'{"void":[2,3]}\n', b'{"void":[]}\n', b'{"id":"x"}\n', *_lines(6)]
+            ),
+        ),
+        max_size=6,
+    ),
+    known=st.integers(0, 8),
+)
+def test_any_end_is_put_right(tmp_path_factory: pytest.TempPathFactory, tail: list[bytes], known: int) -> None:
+    """Whatever bytes stand at the end, afterwards every line that is read back is whole, and new ones follow it."""
+    folder = tmp_path_factory.mktemp("any") / "evidence"
+    standing = _recover(folder, b"".join([*_lines(2), *tail]), known)
+    assert 0 <= standing <= known
+    journal = EvidenceJournal.open(folder)
+    journal.recover(known)
+    number = journal.last_id + 1
+    journal.append([json.dumps({"id": number}).encode() + b"\n"], DAY, number)
+    journal.close()
+    assert (folder / f"{DAY}.jsonl").read_bytes().endswith(b'{"id": %d}\n' % number)
+    assert _recover_again(folder, number) == number
+
+
+def _recover_again(folder: Path, known: int) -> int:
+    journal = EvidenceJournal.open(folder)
+    try:
+        return journal.recover(known)
+    finally:
+        journal.close()
 
 
 def test_garbage_between_unsynced_lines_is_cut_off_with_them(tmp_path: Path) -> None:

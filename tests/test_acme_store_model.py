@@ -22,7 +22,7 @@ from mtc.acme.sqlite import SQLiteACMEStore
 from mtc.acme.sqlite.rows import stored_status
 from mtc.acme.store import Add, Change, Put, Replace, Use
 from mtc.errors import ConflictError
-from mtc.testing.acme_store import (
+from mtc.testing.acme_values import (
     START,
     make_account,
     make_authorization,

@@ -16,9 +16,10 @@ CipherString = DEFAULT:@SECLEVEL=0
 
 
 class Certbot:
-    """certbot with all of its folders below one."""
+    """certbot with all of its folders below one. external: key ID and HMAC key of an external account to bind to."""
 
-    def __init__(self, server: ACMEServerUnderTest, folder: Path) -> None:
+    def __init__(self, server: ACMEServerUnderTest, folder: Path, external: tuple[str, str] | None = None) -> None:
+        self._external = external
         self._program = find_program("certbot")
         self._server = server
         self._folder = folder
@@ -80,11 +81,12 @@ class Certbot:
 
     def _with_server(self) -> list[str]:
         account = ["--agree-tos", "--register-unsafely-without-email", "--no-eff-email"]
+        if self._external is not None:
+            # With an equals sign, because either may begin with a hyphen.
+            account += [f"--eab-kid={self._external[0]}", f"--eab-hmac-key={self._external[1]}"]
         return ["--server", self._server.directory_url, *account]
 
-    def _run(
-        self, *arguments: str, must_fail: bool = False, openssl: Path | None = None
-    ) -> str:
+    def _run(self, *arguments: str, must_fail: bool = False, openssl: Path | None = None) -> str:
         folders = [word for name in ("config", "work", "logs") for word in (f"--{name}-dir", str(self._folder / name))]
         command = [self._program, *arguments, "--non-interactive", *folders]
         variables = {"REQUESTS_CA_BUNDLE": str(self._server.ca_file)}

@@ -20,7 +20,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ More of them tell of a database that was put back from an old copy.
 """
 _CHUNK = 64 << 10
 _SUFFIX = ".jsonl"
+_ID_START = b'{"id":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,42 @@ class _End:
     standing: int = 0
     unknown: list[int] = field(default_factory=list)
     cut: int | None = None
+
+
+def find_lines(folder: Path, ids: Collection[int], first_day: date) -> dict[int, dict[str, object]]:
+    """Return the lines that count, by ID, from the files of a day and all later ones; the journal may grow meanwhile.
+
+    Reads whole files, some seconds for each gigabyte; stops at the file behind the one that has the last of the IDs.
+    """
+    found: dict[int, dict[str, object]] = {}
+    for path in sorted(folder.glob(f"????-??-??{_SUFFIX}")):
+        if path.name.removesuffix(_SUFFIX) < first_day.isoformat():
+            continue
+        is_complete = found.keys() >= set(ids)
+        with path.open("rb") as file:
+            for text in file:
+                _read_line(text, ids, found)
+        if is_complete:
+            # A line that voids others stands in their file or in the next one.
+            break
+    return found
+
+
+def _read_line(text: bytes, ids: Collection[int], found: dict[int, dict[str, object]]) -> None:
+    """Take what a line says about some IDs."""
+    if text.startswith(_ID_START):
+        # Most lines are about others, and are not read further.
+        number = text[len(_ID_START) : text.find(b",")]
+        if not number.isdigit() or int(number) not in ids:
+            return
+    line = _parse(text)
+    if line is None:
+        return
+    if line.is_void:
+        for number_ in [item for item in found if line.first <= item <= line.last]:
+            del found[number_]
+    elif line.last in ids:
+        found[line.last] = json.loads(text)
 
 
 def _void_line(first: int, last: int) -> bytes:

@@ -282,6 +282,20 @@ class CertificationAuthority:
             raise ConflictError(Reason.CONFLICT, f"entry {index} certifies nothing", index=index)
         return signed, logged
 
+    async def find_issued(self, request_key: bytes, spki: bytes) -> Issued | Error | None:
+        """Return what a request key stands for already, None when the log does not know it.
+
+        Errors: PeerError (NO_QUORUM; facts `log`, `index`) while the entry's round lacks its quorum, Rejected
+        (ABANDONED), ConflictError when the signed round is not kept any more. Nothing is judged anew.
+        """
+        place = (await self.log.find([request_key])).get(request_key)
+        if place is None or isinstance(place, Error):
+            return place
+        try:
+            return await self.standalone_of(place.log_number, place.index, spki)
+        except ConflictError as error:
+            return error
+
     async def logged_entry(self, log_number: int, index: int) -> TBSCertificateLogEntry:
         """Return what an entry certifies, as it was logged. Raises ConflictError when there is no such entry."""
         _, logged = await self._logged(log_number, index)

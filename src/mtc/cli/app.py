@@ -13,6 +13,7 @@ from mtc.cli.app_ca import ca_app, cert_app, signer_app
 from mtc.cli.app_cosign import make_app
 from mtc.cli.app_hammer import hammer
 from mtc.cli.app_perspective import perspective_app
+from mtc.cli.app_request import request
 from mtc.cli.output import ExitCode, console, error_console, fail
 from mtc.errors import Error, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION
@@ -40,6 +41,7 @@ app.add_typer(acme_app, name="acme")
 app.add_typer(cert_app, name="cert")
 app.add_typer(signer_app, name="signer")
 app.command()(hammer)
+app.command()(request)
 app.add_typer(make_app("witness"), name="witness")
 app.add_typer(make_app("mirror"), name="mirror")
 app.add_typer(perspective_app, name="perspective")

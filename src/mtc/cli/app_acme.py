@@ -15,7 +15,9 @@ def acme_init(  # noqa: PLR0913 - the choices that are made when a server is set
     folder: Annotated[str, _FOLDER],
     *,
     url: Annotated[str, typer.Option(metavar="URL", help="What clients see; the directory is URL/directory.")],
-    listen: Annotated[str | None, typer.Option(metavar="ADDR:PORT", help="By default 127.0.0.1 and the port of URL, or 14000.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="ADDR:PORT", help="By default 127.0.0.1 and the port of URL, or 14000.")
+    ] = None,
     resolver: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="DNS resolver; by default the system's.")
     ] = None,
@@ -58,3 +60,145 @@ def acme_init(  # noqa: PLR0913 - the choices that are made when a server is set
             as_json=json,
         )
     )
+
+
+eab_app = typer.Typer(help="Keys that bind new accounts to accounts elsewhere.", no_args_is_help=True)
+acme_app.add_typer(eab_app, name="eab")
+
+_LIMIT = typer.Option("--limit", min=1, max=100_000, help="Show at most so many.")
+_ALLOW = typer.Option(metavar="NAME,NAME", help="What may be asked for: these names and those below; empty for all.")
+_KIND = typer.Argument(metavar="name|key", help="name: it and all below it. key: in any certificate.")
+_VALUE = typer.Argument(metavar="VALUE", help="A name or address; SHA-256 of a key in hex, or a file with it.")
+
+
+@acme_app.command("accounts")
+def acme_accounts(
+    folder: Annotated[str, _FOLDER],
+    *,
+    limit: Annotated[int, _LIMIT] = 100,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List accounts, newest first."""
+    from mtc.cli.acme import list_accounts  # noqa: PLC0415 - a command loads only what it needs
+
+    list_accounts(folder, most=limit, as_json=json)
+
+
+@acme_app.command("account")
+def acme_account(
+    folder: Annotated[str, _FOLDER],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its ID (mtc acme accounts).")],
+    *,
+    deactivate: Annotated[
+        bool, typer.Option("--deactivate", help="It may do nothing more, for good; certificates stay valid.")
+    ] = False,
+    allow_names: Annotated[str | None, _ALLOW] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show an account with its newest orders; change what it may do."""
+    from mtc.cli.acme import AccountOptions, run_account  # noqa: PLC0415 - a command loads only what it needs
+
+    run_account(AccountOptions(folder, account, deactivate, allow_names, json))
+
+
+@acme_app.command("orders")
+def acme_orders(
+    folder: Annotated[str, _FOLDER],
+    *,
+    account: Annotated[str | None, typer.Option(metavar="ACCOUNT", help="Only those of an account.")] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="STATUS", help="pending, ready, processing, valid or invalid.")
+    ] = None,
+    limit: Annotated[int, _LIMIT] = 100,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List orders, newest first."""
+    from mtc.cli.acme import list_orders  # noqa: PLC0415 - a command loads only what it needs
+
+    list_orders(folder, account=account, status=status, most=limit, as_json=json)
+
+
+@acme_app.command("order")
+def acme_order(
+    folder: Annotated[str, _FOLDER],
+    order: Annotated[str, typer.Argument(metavar="ORDER", help="Its ID (mtc acme orders).")],
+    *,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show an order with its authorizations and its evidence."""
+    from mtc.cli.acme import show_order  # noqa: PLC0415 - a command loads only what it needs
+
+    show_order(folder, order, as_json=json)
+
+
+@acme_app.command("block")
+def acme_block(
+    folder: Annotated[str, _FOLDER],
+    kind: Annotated[str, _KIND],
+    value: Annotated[str, _VALUE],
+    *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; applicants are told.")],
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Issue no more certificates for a name or a key."""
+    from mtc.cli.acme import run_block  # noqa: PLC0415 - a command loads only what it needs
+
+    run_block(folder, kind, value, reason=reason, as_json=json)
+
+
+@acme_app.command("unblock")
+def acme_unblock(
+    folder: Annotated[str, _FOLDER],
+    kind: Annotated[str, _KIND],
+    value: Annotated[str, _VALUE],
+    *,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Take a block back. Exit code 1 when there was none."""
+    from mtc.cli.acme import run_unblock  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(run_unblock(folder, kind, value, as_json=json))
+
+
+@acme_app.command("blocks")
+def acme_blocks(folder: Annotated[str, _FOLDER], *, json: Annotated[bool, _JSON] = False) -> None:
+    """List what is blocked, newest first."""
+    from mtc.cli.acme import list_blocks  # noqa: PLC0415 - a command loads only what it needs
+
+    list_blocks(folder, as_json=json)
+
+
+@eab_app.command("add")
+def eab_add(
+    folder: Annotated[str, _FOLDER],
+    *,
+    kid: Annotated[str | None, typer.Option(metavar="KID", help="Its name; by default one is drawn.")] = None,
+    allow_names: Annotated[str, _ALLOW] = "",
+    note: Annotated[str, typer.Option(metavar="TEXT", help="For whom it is.")] = "",
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Make a key for one new account, and print it once."""
+    from mtc.cli.acme import add_external  # noqa: PLC0415 - a command loads only what it needs
+
+    add_external(folder, kid=kid, allowed_names=allow_names, note=note, as_json=json)
+
+
+@eab_app.command("list")
+def eab_list(folder: Annotated[str, _FOLDER], *, json: Annotated[bool, _JSON] = False) -> None:
+    """List the keys, newest first, without their secrets."""
+    from mtc.cli.acme import list_external  # noqa: PLC0415 - a command loads only what it needs
+
+    list_external(folder, as_json=json)
+
+
+@eab_app.command("revoke")
+def eab_revoke(
+    folder: Annotated[str, _FOLDER],
+    kid: Annotated[str, typer.Argument(metavar="KID", help="Its name (mtc acme eab list).")],
+    *,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Let a key bind no account any more."""
+    from mtc.cli.acme import revoke_external  # noqa: PLC0415 - a command loads only what it needs
+
+    revoke_external(folder, kid, as_json=json)

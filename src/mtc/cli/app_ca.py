@@ -176,6 +176,24 @@ def ca_add_cosigner(  # noqa: PLR0913 - what a cosigner is
     run_add_cosigner(CosignerOptions(folder, name, role, vkey, url, monitoring_url, deadline, json))
 
 
+@ca_app.command("evidence")
+def ca_evidence(
+    folder: Annotated[str, _FOLDER],
+    entry: Annotated[str, typer.Argument(metavar="INDEX|SERIAL", help="The entry, or a certificate's serial number.")],
+    *,
+    log: Annotated[int | None, typer.Option(metavar="N", min=1, help="Log number; the current log without.")] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show who asked for an entry, and how its names were validated: methods, perspectives, DNS answers, CAA, times.
+
+    It reads the log's own ledger, the ACME server's database and its journal, also while the CA runs, and compares
+    them. Exit code 1 when they do not fit together, 2 when there is no such entry.
+    """
+    from mtc.cli.acme_evidence import show_evidence  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(show_evidence(folder, entry, log_number=log, as_json=json))
+
+
 @ca_app.command("token")
 def ca_token(
     folder: Annotated[str, _FOLDER],

@@ -170,7 +170,7 @@ async def running(
 ) -> AsyncIterator[int]:
     """Run a program until the context ends; yield its process ID when a port accepts connections.
 
-    log: what it writes. environment: in addition to ours. Raises PeerError with its last words when it does not come up.
+    log: what it writes. environment: in addition to ours. Raises PeerError with its last words when it does not start.
     """
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(

@@ -124,7 +124,7 @@ class NameServer:
         self._cache: dict[bytes, tuple[bytes, Question]] = {}
         self._datagrams: asyncio.DatagramTransport | None = None
         self._streams: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
 
     @property
     def address(self) -> tuple[str, int]:
@@ -218,9 +218,9 @@ class NameServer:
             self._datagrams.close()
         if self._streams is not None:
             self._streams.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        for transport in self._connections.values():
+            transport.abort()
+        await asyncio.gather(*self._connections)
         if self._streams is not None:
             await self._streams.wait_closed()
 
@@ -228,7 +228,7 @@ class NameServer:
         """Answer the queries of one TCP connection until it ends or is idle."""
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._connections[task] = writer.transport
         try:
             while True:
                 async with asyncio.timeout(_TCP_IDLE_S):
@@ -240,7 +240,7 @@ class NameServer:
         except (OSError, EOFError, TimeoutError):
             pass
         finally:
-            self._connections.discard(task)
+            del self._connections[task]
             writer.close()
 
     # Answering

@@ -36,6 +36,12 @@ MAX_FILE_BYTES = 1 << 20
 _BACKDATING = timedelta(minutes=5)
 _CIPHERS_OF_TLS12 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_EXPLAINED = (
+    "CERTIFICATE_VERIFY_FAILED",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+    "NO_SHARED_CIPHER",
+    "UNSUPPORTED_PROTOCOL",
+)
 _LOG = open_logger("tls")
 
 
@@ -105,6 +111,7 @@ class ServerTLS:
     def _build(self) -> ssl.SSLContext:
         """Return a context of what the files and the clients are now."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslobject_class = _ExplainingObject
         context.minimum_version = self._minimum
         # TLS 1.3 has no others; of TLS 1.2 the suites with forward secrecy and an AEAD.
         context.set_ciphers(_CIPHERS_OF_TLS12)
@@ -118,6 +125,28 @@ class ServerTLS:
     def _choose(self, handshake: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _first: ssl.SSLContext) -> None:
         """Go on with the newest context; called in every handshake, also when the client names no server."""
         handshake.context = self._current
+
+
+class _ExplainingObject(ssl.SSLObject):
+    """A server's side of a handshake that tells the client why it ends.
+
+    asyncio cuts the connection when a handshake fails, and the alert stays behind. Here the failure is reported as a
+    wait for more data first, upon which asyncio sends what there is to send. The client then leaves, or its time ends.
+    """
+
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except ssl.SSLError as error:
+            if error.reason not in _EXPLAINED:
+                raise
+            self._failure = error
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is to be sent") from error
 
 
 def load_files(context: ssl.SSLContext, files: TLSFiles) -> None:

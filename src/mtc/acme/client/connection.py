@@ -28,6 +28,11 @@ class Seams:
 async def open_configured(choice: ServerChoice, account: AccountFolder, seams: Seams) -> AsyncIterator[ACMEClient]:
     """Connect to a server with the account's key, which is made if there is none. Nothing is registered yet."""
     async with open_transport(
-        ca_file=choice.ca_file, limits=seams.limits, now=seams.now, pause=seams.pause, chance=seams.chance
+        ca_file=choice.ca_file,
+        is_local=choice.directory.startswith("http://"),
+        limits=seams.limits,
+        now=seams.now,
+        pause=seams.pause,
+        chance=seams.chance,
     ) as transport:
         yield await connect(transport, choice.directory, account.key(choice.account_key_type))

@@ -92,8 +92,9 @@ _NO_PLAN, _NO_LANDMARK = RenewalPlan(), LandmarkState()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionState:
-    """What is known about one version beside its files. serial: of the certificate. verified: against what, or empty.
+    """What is known about one version beside its files.
 
+    serial: of the certificate. is_mtc: it is a Merkle Tree certificate. verified: against what, or empty.
     deployed: what a deploy hook was told of, for example `standalone`. is_revoked: we revoked it.
     """
 
@@ -107,6 +108,7 @@ class VersionState:
     certificate_id: str | None = None
     profile: str | None = None
     prefix_url: str | None = None
+    is_mtc: bool = False
     verified: str = ""
     renewal: RenewalPlan = _NO_PLAN
     landmark: LandmarkState = _NO_LANDMARK
@@ -127,6 +129,7 @@ class VersionState:
             "certificate_id": self.certificate_id,
             "profile": self.profile,
             "prefix_url": self.prefix_url,
+            "mtc": self.is_mtc,
             "verified": self.verified,
             "renewal": self.renewal.to_json(),
             "landmark": {
@@ -160,6 +163,7 @@ class VersionState:
             certificate_id=fields.text("certificate_id", is_optional=True) or None,
             profile=fields.text("profile", is_optional=True) or None,
             prefix_url=fields.text("prefix_url", is_optional=True) or None,
+            is_mtc=fields.values.get("mtc") is True,
             verified=fields.text("verified"),
             renewal=RenewalPlan.of_json(fields.values.get("renewal")),
             landmark=LandmarkState(

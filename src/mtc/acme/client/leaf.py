@@ -98,7 +98,7 @@ def check_landmark_relative(chain: CertificateChain, standalone: Leaf) -> Certif
     anchor = None if chain.properties is None else chain.properties.trust_anchor_id
     # A landmark's ID is the CA's with 1, the log and the landmark behind it.
     prefix = standalone.mtc.ca_id.child(1, standalone.mtc.log_number)
-    if anchor is None or not str(anchor).startswith(f"{prefix}."):
+    if anchor is None or not str(anchor).startswith(f"{prefix}.") or "." in str(anchor)[len(str(prefix)) + 1 :]:
         raise Rejected(Reason.NO_LANDMARK, "the other form has no properties that name a landmark of its log")
     return relative
 

@@ -138,6 +138,7 @@ class Keeper:
             )
             raise
         self.lineage.keep_attempts(Attempts())
+        await self._check_renewal(self._seams.now())
         return True
 
     async def fetch_landmark(self) -> bool:
@@ -317,6 +318,7 @@ class Keeper:
                 certificate_id=leaf.certificate_id if client.directory.renewal_info else None,
                 profile=order.profile or self.wish.server.profile,
                 prefix_url=issued.prefix_url,
+                is_mtc=leaf.mtc is not None,
                 verified=verified,
                 landmark=LandmarkState(urls=alternates if self._has_landmarks(leaf) else ()),
             ),

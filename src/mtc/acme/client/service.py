@@ -87,6 +87,7 @@ class CertificateReport:
             "serial": None if state is None else f"{state.serial:x}",
             "not_before": None if state is None else show_time(state.not_before),
             "not_after": None if state is None else show_time(state.not_after),
+            "mtc": None if state is None else state.is_mtc,
             "verified": None if state is None else state.verified or None,
             "landmark": self.landmark or None,
             "landmark_next_try": None if state is None else show_time(state.landmark.next_try),

@@ -163,9 +163,10 @@ class Transport:
                     body, headers = await prepare()
                     try:
                         reply = await self.send(method, url, body, headers)
-                    except PeerError:
+                    except PeerError as error:
                         failures += 1
-                        if failures >= self.limits.attempts:
+                        # A server that is not trusted, or that sends too much, does so again.
+                        if failures >= self.limits.attempts or error.reason is not Reason.PEER:
                             raise
                         await self._back_off(failures, None)
                         continue
@@ -236,6 +237,7 @@ class Transport:
 async def open_transport(  # noqa: PLR0913 - the seams of time and chance
     *,
     ca_file: Path | None = None,
+    is_local: bool = False,
     limits: TransportLimits | None = None,
     user_agent: str = "mtc",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -245,9 +247,12 @@ async def open_transport(  # noqa: PLR0913 - the seams of time and chance
     """Open connections to a server; they are closed in the end.
 
     ca_file: certificates to trust in place of the system's, PEM: a private root, or the server's own certificate.
+    is_local: the server is spoken to over plain HTTP, so that nothing need be loaded to judge certificates by.
     """
     limits = limits or TransportLimits()
-    connector = aiohttp.TCPConnector(limit=limits.connections, ssl=make_tls_context(ca_file), ttl_dns_cache=60)
+    # `True` is the library's own context: of system roots as well, loaded once.
+    context = True if is_local and ca_file is None else make_tls_context(ca_file)
+    connector = aiohttp.TCPConnector(limit=limits.connections, ssl=context, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

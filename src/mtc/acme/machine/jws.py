@@ -11,10 +11,12 @@ import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, JWKRegistry, Key, OctKey, OKPKey, RSAKey
@@ -39,7 +41,9 @@ _PUBLIC_MEMBERS = {
     "EC": ("crv", "kty", "x", "y"),
     "OKP": ("crv", "kty", "x"),
 }
-_CURVES = frozenset({"P-256", "P-384", "Ed25519"})
+_CURVES = {"P-256": "ES256", "P-384": "ES384", "Ed25519": "EdDSA"}
+"""Curves, and the algorithm of each."""
+_COORDINATE_BYTES = {"P-256": 32, "P-384": 48, "Ed25519": 32}
 
 
 class _Registry(jws.JWSRegistry):
@@ -57,8 +61,9 @@ class _Registry(jws.JWSRegistry):
 
 
 _HEADERS = {"nonce": HeaderParameter("Nonce", "str"), "url": HeaderParameter("URL", "str")}
-_REGISTRY = _Registry(header_registry=_HEADERS, algorithms=ALGORITHMS)
-_MAC_REGISTRY = _Registry(header_registry=_HEADERS, algorithms=MAC_ALGORITHMS)
+# A header parameter that is not known and not critical is passed over (RFC 7515, "JOSE Header").
+_REGISTRY = _Registry(header_registry=_HEADERS, algorithms=ALGORITHMS, strict_check_header=False)
+_MAC_REGISTRY = _Registry(header_registry=_HEADERS, algorithms=MAC_ALGORITHMS, strict_check_header=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,10 @@ class PublicKey:
         if kind != "RSA" and document["crv"] not in _CURVES:
             raise FormatError(Reason.UNKNOWN_ALGORITHM, f"the curve {document['crv'][:40]!r} is not served here")
         public: dict[str, Any] = {name: document[name] for name in names}
+        _check_members(public)
         try:
             key: Key = JWKRegistry.import_key(public)
             thumbprint = key.thumbprint()
-            _check_strength(key)
         except (JoseError, ValueError, TypeError) as error:
             raise FormatError(Reason.BAD_KEY, f"jwk is no usable key: {str(error)[:200]}") from None
         return PublicKey(json.dumps(public, sort_keys=True, separators=(",", ":")), thumbprint, key)
@@ -101,6 +106,20 @@ class PublicKey:
         """Return the key whose canonical JSON text this is, as `parse` made it. Raises FormatError."""
         return PublicKey.parse(parse_object(jwk.encode(), "the key"))
 
+    @staticmethod
+    def thumbprint_of(spki: bytes) -> str | None:
+        """Return the thumbprint of a public key, DER; None when it is of a kind that cannot sign requests here."""
+        for kind in (ECKey, OKPKey, RSAKey):
+            with suppress(JoseError, ValueError, TypeError, UnsupportedAlgorithm):
+                return kind.import_key(spki).thumbprint()
+        return None
+
+    @property
+    def algorithm(self) -> str:
+        """The one algorithm that the key signs with."""
+        document = self.key.as_dict(private=False)
+        return "RS256" if document["kty"] == "RSA" else _CURVES[str(document["crv"])]
+
     @property
     def spki(self) -> bytes:
         """The SubjectPublicKeyInfo, DER."""
@@ -108,14 +127,28 @@ class PublicKey:
         return self.key.as_der(private=False)
 
 
-def _check_strength(key: Key) -> None:
-    """Refuse RSA keys that are too short, or so long that they cost too much."""
-    if not isinstance(key, RSAKey):
+def _check_members(public: Mapping[str, str]) -> None:
+    """Refuse a key that is not written in its one form, and RSA keys that are too weak, or cost too much.
+
+    A key in two forms would have two thumbprints, and could have two accounts. Raises FormatError.
+    """
+    try:
+        values = {name: decode_base64url(text, name) for name, text in public.items() if name not in ("crv", "kty")}
+    except FormatError as error:
+        raise FormatError(Reason.BAD_KEY, f"jwk is no usable key: {error.message}") from None
+    if any(encode_base64url(value) != public[name] for name, value in values.items()):
+        raise FormatError(Reason.BAD_KEY, "the base64url in jwk has bits behind its end")
+    if public["kty"] != "RSA":
+        size = _COORDINATE_BYTES[public["crv"]]
+        if any(len(value) != size for value in values.values()):
+            raise FormatError(Reason.BAD_KEY, f"the coordinates of a key on {public['crv']} have {size} bytes")
         return
-    bits = key.public_key.key_size
+    if any(not value or value[0] == 0 for value in values.values()):
+        raise FormatError(Reason.BAD_KEY, "n and e of an RSA key are numbers without leading zeros")
+    bits = int.from_bytes(values["n"], "big").bit_length()
     if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
         raise FormatError(Reason.BAD_KEY, f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits here, not {bits}")
-    if key.public_key.public_numbers().e < 3:
+    if int.from_bytes(values["e"], "big") < 3:
         raise FormatError(Reason.BAD_KEY, "the exponent of the RSA key is too small")
 
 
@@ -154,10 +187,7 @@ class SignedRequest:
         header = parse_object(decode_base64url(document["protected"], "protected"), "the protected header")
         for name in _MEMBERS:
             decode_base64url(document[name], name)
-        texts = {name: header.get(name) for name in ("alg", "url", "nonce", "kid")}
-        for name, value in texts.items():
-            if value is not None and not isinstance(value, str):
-                raise FormatError(Reason.BAD_DOCUMENT, f"{name} in the protected header must be a string")
+        texts = _header_texts(header)
         jwk, kid, algorithm = header.get("jwk"), texts["kid"], texts["alg"]
         if (jwk is None) == (kid is None):
             raise FormatError(Reason.BAD_DOCUMENT, "the protected header has either jwk or kid")
@@ -176,8 +206,13 @@ class SignedRequest:
             )
 
     def verify(self, key: PublicKey) -> bytes:
-        """Return the payload, which the holder of the key has signed. Raises SignatureError."""
+        """Return the payload, which the holder of the key has signed.
+
+        Raises SignatureError; FormatError (BAD_KEY) when the algorithm is another one than the key's.
+        """
         self.check_algorithm()
+        if self.algorithm != key.algorithm:
+            raise FormatError(Reason.BAD_KEY, f"the key signs with {key.algorithm}, not with {self.algorithm}")
         return self._verify(key.key, _REGISTRY)
 
     def verify_mac(self, secret: bytes) -> bytes:
@@ -193,15 +228,29 @@ class SignedRequest:
         document: Any = dict(self._document)
         try:
             payload: bytes = jws.deserialize_json(document, key, registry=registry).payload
-        except (JoseError, ValueError, TypeError) as error:
+        except (JoseError, ValueError, TypeError):
             raise SignatureError(
-                Reason.BAD_SIGNATURE, f"the signature of the request does not verify: {type(error).__name__}"
+                Reason.BAD_SIGNATURE, "the signature does not verify with the key that it names"
             ) from None
         return payload
 
 
+def _header_texts(header: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the strings of a protected header that matter, None where one is not there. Raises FormatError."""
+    if "crit" in header or "b64" in header:
+        raise FormatError(Reason.BAD_DOCUMENT, "no critical header is known here, and the payload is base64url")
+    texts = {name: header.get(name) for name in ("alg", "url", "nonce", "kid")}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise FormatError(Reason.BAD_DOCUMENT, f"{name} in the protected header must be a string")
+    nonce = texts["nonce"]
+    if nonce is not None and not (nonce and _BASE64URL.fullmatch(nonce)):
+        raise FormatError(Reason.BAD_BASE64, "nonce in the protected header is no base64url without padding")
+    return texts
+
+
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """Return a JSON object without repeated names. Raises FormatError."""
+    """Return a JSON object, UTF-8, without repeated names and without what is no text or number. Raises FormatError."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -209,8 +258,14 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
             raise ValueError("a name stands there twice")
         return found
 
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number")
+
     try:
-        document = json.loads(data, object_pairs_hook=unique)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        if b"\\u" in data:
+            # Half a surrogate pair is no text: neither a database nor an answer could hold it.
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise FormatError(Reason.BAD_DOCUMENT, f"{what} is no JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict):

@@ -5,7 +5,7 @@ Spec: RFC 8555, "Errors" and "Subproblems"; RFC 9773 (alreadyReplaced); the ACME
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -82,7 +82,7 @@ class Problem:
     @property
     def http_status(self) -> int:
         """The status of an answer with this problem."""
-        return self.status or STATUS_OF_TYPE.get(self.type, HTTPStatus.BAD_REQUEST)
+        return self.status or STATUS_OF_TYPE.get(self.type, int(HTTPStatus.BAD_REQUEST))
 
     def to_json(self) -> dict[str, object]:
         """Return the document."""
@@ -141,9 +141,13 @@ def refused(kind: ProblemType, detail: str, *, status: int | None = None) -> Pro
 
 
 def compound(kind: ProblemType, detail: str, problems: Sequence[Problem]) -> Problem:
-    """Return one problem about several identifiers; a single one stands for itself."""
+    """Return one problem about several identifiers.
+
+    A single one stands for itself, but its identifier may not stand at the top (RFC 8555, "Subproblems").
+    """
     if len(problems) == 1:
-        return problems[0]
+        (only,) = problems
+        return only if only.identifier is None else replace(only, identifier=None, subproblems=(only,))
     types = {problem.type for problem in problems}
     return Problem(type=types.pop() if len(types) == 1 else kind, detail=detail, subproblems=tuple(problems))
 

@@ -31,7 +31,7 @@ class CertificateID:
         serial = decode_base64url(right, "the serial number")
         value = int.from_bytes(serial, "big", signed=True)
         # The content of a DER INTEGER: no needless zero in front, and not negative.
-        if value < 0 or value >= SERIAL_LIMIT or len(serial) > 1 and serial[0] == 0 and serial[1] < 0x80:
+        if value < 0 or value >= SERIAL_LIMIT or (len(serial) > 1 and serial[0] == 0 and serial[1] < 0x80):
             raise FormatError(Reason.BAD_TEXT, "the serial number is not as DER encodes it, or too large for this CA")
         return CertificateID(decode_base64url(left, "the key identifier"), value)
 

@@ -4,13 +4,14 @@ Who may ask is decided twice: by TLS, which completes no handshake with others, 
 was taken off the list is refused on connections that it still has.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from time import perf_counter
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -80,16 +81,15 @@ class Agent:
             raise PeerError(Reason.BUSY, "this perspective has enough to do; come again later")
         self._running += 1
         try:
-            return await self._answer(await request.body())
+            return await self._answer(request, parse_task(await request.body()))
         finally:
             self._running -= 1
 
-    async def _answer(self, body: bytes) -> Response:
-        """Return the answer to a task. Raises FormatError for what is none."""
-        task = parse_task(body)
+    async def _answer(self, request: Request, task: ValidationTask) -> Response:
+        """Return the answer to a task."""
         began, result = perf_counter(), "failed"
         try:
-            report = await self._perspective.examine(task)
+            report = await _while_wanted(request, self._perspective.examine(task))
             result = "agrees" if report.problem is None else "disagrees"
         finally:
             self._metrics.count("mtc_perspective_examinations_total", method=task.method, result=result)
@@ -114,6 +114,29 @@ class Agent:
             {"Cache-Control": "no-store"},
             "application/json",
         )
+
+
+async def _while_wanted(request: Request, work: Coroutine[object, object, Report]) -> Report:
+    """Return what work comes to, unless who asked leaves first; then nobody is looked at any longer.
+
+    Raises ClientDisconnect.
+    """
+    looking, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((looking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not looking.done():
+            raise ClientDisconnect
+        return looking.result()
+    finally:
+        for task in (looking, leaving):
+            task.cancel()
+        await asyncio.gather(looking, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client has left; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def parse_task(body: bytes) -> ValidationTask:

@@ -6,6 +6,7 @@ Both sides are known to each other by self-signed certificates, so that no other
 import asyncio
 import contextlib
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -149,13 +150,19 @@ class PerspectiveClient:
             return self._fault(Reason.UNAUTHORIZED, _UNKNOWN)
         if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
             return self._fault(Reason.PEER, "closed the connection without an answer")
-        causes = [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
-        text = str(causes[-1].strerror if causes else error).lower()
-        return self._fault(Reason.PEER, f"does not answer: {text or type(error).__name__}")
+        causes = [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno is not None]
+        text = _text(causes[-1]) if causes else str(error) or type(error).__name__
+        return self._fault(Reason.PEER, f"does not answer: {text.lower()}")
 
     def _fault(self, reason: Reason, what: str) -> PeerError:
         """Make an error that names the agent."""
         return PeerError(reason, f"perspective {self.name} at {self._peer.url} {what}", perspective=self.name)
+
+
+def _text(error: OSError) -> str:
+    """Return the text of an error: the system's where it has one, because asyncio puts the address in its place."""
+    is_of_system = not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0
+    return os.strerror(error.errno or 0) if is_of_system else error.strerror or str(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

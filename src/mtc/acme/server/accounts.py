@@ -99,7 +99,8 @@ class Accounts:
             payload = parse_object(signed.verify_mac(external.secret), "the external account binding")
             bound = PublicKey.parse(payload)
         except (FormatError, SignatureError) as error:
-            raise ProblemError(problem_of(error)) from None
+            problem = problem_of(error)
+            raise ProblemError(replace(problem, detail=f"externalAccountBinding: {problem.detail}")) from None
         if signed.url != call.url or signed.nonce is not None:
             raise refused(ProblemType.MALFORMED, "the external account binding has the same url, and no nonce")
         if bound.thumbprint != key.thumbprint:
@@ -110,7 +111,7 @@ class Accounts:
 
     async def update(self, call: Call, account_id: str) -> Response:
         """Show an account, or change its contacts, or deactivate it."""
-        account = _own(call, account_id)
+        account = await self._current(_own(call, account_id))
         if call.is_get:
             return self._show(account)
         document = call.document
@@ -124,8 +125,23 @@ class Accounts:
             status=AccountStatus(status),
         )
         if changed != account:
-            await self._context.store.commit(Replace(changed))
+            await self._replace(changed)
         return self._show(changed)
+
+    async def _current(self, account: Account) -> Account:
+        """Return an account as it is now. Raises ProblemError when the key that signed is not its key any more."""
+        self._context.forget_account(account.id)
+        current = await self._context.find_account(account.id)
+        if current is None or current.status is not AccountStatus.VALID or current.thumbprint != account.thumbprint:
+            raise refused(ProblemType.UNAUTHORIZED, "the account was changed meanwhile", status=401)
+        return current
+
+    async def _replace(self, account: Account) -> None:
+        """Commit a changed account."""
+        try:
+            await self._context.store.commit(Replace(account))
+        finally:
+            self._context.forget_account(account.id)
 
     async def orders(self, call: Call, account_id: str) -> Response:
         """List an account's orders, page by page."""
@@ -141,7 +157,7 @@ class Accounts:
 
     async def change_key(self, call: Call) -> Response:
         """Give an account another key; both keys have signed."""
-        account = call.owner
+        account = await self._current(call.owner)
         try:
             inner = SignedRequest.of_json(call.document)
             if inner.jwk is None:
@@ -161,7 +177,7 @@ class Accounts:
         await self._check_key(key)
         changed = replace(account, jwk=key.jwk, thumbprint=key.thumbprint)
         try:
-            await self._context.store.commit(Replace(changed))
+            await self._replace(changed)
         except ConflictError:
             other = await self._context.store.find_account_by_key(key.thumbprint)
             if other is None:

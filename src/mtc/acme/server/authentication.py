@@ -104,11 +104,11 @@ class Authenticator:
         """Return the account that a key ID names. Raises ProblemError when there is none, or it may not ask."""
         account = None
         if kid.startswith(self._account_prefix):
-            account = await self._context.store.find_account(kid.removeprefix(self._account_prefix))
+            account = await self._context.find_account(kid.removeprefix(self._account_prefix))
         if account is None:
             raise refused(ProblemType.ACCOUNT_DOES_NOT_EXIST, f"there is no account {kid[:200]!r} here")
         if account.status is not AccountStatus.VALID:
-            raise refused(ProblemType.UNAUTHORIZED, f"the account is {account.status}")
+            raise refused(ProblemType.UNAUTHORIZED, f"the account is {account.status}", status=401)
         return account
 
     def _client(self, request: Request) -> str:

@@ -10,11 +10,11 @@ Identifiers, "Certificate Property Lists"; C2SP mtc-tlog for the prefix URL.
 from starlette.responses import Response
 
 from mtc.acme.machine.orders import Order, Place
-from mtc.acme.machine.problems import ProblemType, refused
+from mtc.acme.machine.problems import Problem, ProblemType, refused
 from mtc.acme.server.authentication import Call
 from mtc.acme.server.context import ServerContext
 from mtc.acme.server.issuing import Issuing
-from mtc.acme.server.replies import add_links
+from mtc.acme.server.replies import add_links, problem_reply
 from mtc.errors import Reason, Rejected
 from mtc.wire import PEMBlock, encode_pem, parse_pem
 
@@ -34,6 +34,11 @@ class Certificates:
         self._context = context
         self._issuing = issuing
 
+    @property
+    def _has_optional_alternate(self) -> bool:
+        """Tell whether the CA's draft has a relation of its own for the landmark-relative certificate."""
+        return self._context.ca.parts.folder.config.revision.has_optional_alternate
+
     async def standalone(self, call: Call, order_id: str) -> Response:
         """Return the standalone certificate of an order."""
         order, place, spki = await self._issued(call, order_id)
@@ -41,15 +46,17 @@ class Certificates:
         if issued is None:
             issued = await self._context.ca.authority.standalone_of(place.log_number, place.index, spki)
         response = self._chain(call, issued.pem)
-        revision = self._context.ca.parts.folder.config.revision
-        # Before it was called optional, clients took it for another chain that they may choose (draft -04).
-        relation = OPTIONAL_ALTERNATE if revision.has_optional_alternate else "alternate"
-        add_links(response, {relation: self._context.url("certificate", order.id, "landmark")})
+        relation = OPTIONAL_ALTERNATE
+        if not self._has_optional_alternate:
+            # In draft -04 it is an alternate like others; clients that know nothing of it fail when it is not there.
+            relation = "alternate" if _wants_properties(call) else ""
+        if relation:
+            add_links(response, {relation: self._context.url("certificate", order.id, "landmark")})
         return response
 
     async def landmark_relative(self, call: Call, order_id: str) -> Response:
         """Return the landmark-relative certificate of an order, or when to ask again."""
-        order, place, spki = await self._issued(call, order_id)
+        _, place, spki = await self._issued(call, order_id)
         ca = self._context.ca
         try:
             upgraded = await ca.authority.landmark_relative_of(place.log_number, place.index, spki)
@@ -58,16 +65,16 @@ class Certificates:
                 raise refused(ProblemType.MALFORMED, error.message, status=404) from None
             return self._not_yet(error)
         ca.parts.metrics.count("mtc_issued_total", form="landmark")
-        response = self._chain(call, upgraded.pem)
-        add_links(response, {"up": self._context.certificate_url(order.id)})
-        return response
+        return self._chain(call, upgraded.pem)
 
     def _not_yet(self, error: Rejected) -> Response:
         """Say when a landmark will be there."""
         due = error.facts.get("next_due")
         wait = due - self._context.now().timestamp() if isinstance(due, int) else 3600.0
-        revision = self._context.ca.parts.folder.config.revision
-        response = Response(b"", 202 if revision.has_optional_alternate else 503)
+        response = Response(b"", 202)
+        if not self._has_optional_alternate:
+            detail = "the landmark-relative certificate is not there yet; the standalone one is complete without it"
+            response = problem_reply(Problem(type=ProblemType.ORDER_NOT_READY, detail=detail, status=503))
         # A little later than the landmark is due, because it must be published first.
         response.headers["Retry-After"] = str(max(int(wait) + 2, _LEAST_RETRY_S))
         return response
@@ -86,7 +93,7 @@ class Certificates:
     def _chain(self, call: Call, pem: str) -> Response:
         """Return a chain in the form that the client wants."""
         folder = self._context.ca.parts.folder
-        if accepts(call.request.headers.get("accept", ""), WITH_PROPERTIES):
+        if _wants_properties(call):
             response = Response(pem, media_type=WITH_PROPERTIES)
         else:
             leaf = [block for block in parse_pem(pem.encode()) if block.label == "CERTIFICATE"]
@@ -97,6 +104,11 @@ class Certificates:
         if folder.config.prefix_url is not None:
             add_links(response, {PREFIX_URL: folder.config.prefix_url})
         return response
+
+
+def _wants_properties(call: Call) -> bool:
+    """Tell whether a client knows certificate properties."""
+    return accepts(call.request.headers.get("accept", ""), WITH_PROPERTIES)
 
 
 def accepts(header: str, media_type: str) -> bool:

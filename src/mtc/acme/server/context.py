@@ -2,9 +2,10 @@
 
 import secrets
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mtc.acme.config import ACMEConfig
+from mtc.acme.machine.orders import Account
 from mtc.acme.machine.problems import Problem, ProblemError, ProblemType
 from mtc.acme.machine.validation import Method
 from mtc.acme.seams import Validator
@@ -13,6 +14,9 @@ from mtc.acme.store import ACMEStore, RateLimit
 from mtc.ca.service import RunningCA
 
 _ID_BYTES = 9
+_MEMORY_S = 1.0
+"""How long an account is remembered without looking again; an operator's change takes effect within this time."""
+_MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,24 @@ class ServerContext:
     ca: RunningCA
     validator: Validator
     nonces: NoncePool = field(default_factory=NoncePool)
+    _accounts: dict[str, tuple[float, Account]] = field(default_factory=dict)
+
+    async def find_account(self, account_id: str) -> Account | None:
+        """Return an account, perhaps as it was a moment ago: every request of a client begins with it."""
+        steady = self.ca.parts.clock.monotonic()
+        known = self._accounts.get(account_id)
+        if known is not None and steady - known[0] < _MEMORY_S:
+            return known[1]
+        account = await self.store.find_account(account_id)
+        if account is not None:
+            if len(self._accounts) >= _MAX_REMEMBERED:
+                self._accounts.clear()
+            self._accounts[account_id] = (steady, account)
+        return account
+
+    def forget_account(self, account_id: str) -> None:
+        """Look again at the next request of an account, because it was changed, or is about to be."""
+        self._accounts.pop(account_id, None)
 
     def now(self) -> datetime:
         """Return the time of day."""
@@ -62,6 +84,11 @@ class ServerContext:
     def caa_domains(self) -> tuple[str, ...]:
         """The issuer domain names of this CA in CAA records."""
         return self.config.caa_identities or (self.config.hostname,)
+
+    def lifetime_of(self, profile: str) -> timedelta:
+        """Return how long certificates of a profile live, those of the default profile where there is no such one."""
+        chosen = self.config.profiles.get(profile, self.config.default_profile)
+        return chosen.lifetime or self.ca.parts.folder.config.profile.default_lifetime
 
     def count(self, name: str, **labels: object) -> None:
         """Count something for the metrics."""

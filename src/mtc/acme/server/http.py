@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mtc.acme.machine.problems import Problem
+from mtc.acme.machine.problems import Problem, ProblemType, refused
 from mtc.acme.server.accounts import Accounts
 from mtc.acme.server.authentication import Authenticator, Call
 from mtc.acme.server.certificates import Certificates
@@ -26,7 +26,23 @@ from mtc.web.frame import name_endpoint
 _MAX_TRIES = 3
 """So often a request is decided anew when what it had read was changed meanwhile."""
 
+_READING = ["GET", "HEAD"]
+_ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
+_WRONG_METHOD = 405
+_OPEN = ("/directory", "/new-nonce")
+_PARTS = ("{one}", "{two}")
+
 Answer = Callable[..., Awaitable[Response]]
+
+
+def _as_get(answer: Callable[[Request], Awaitable[Response]]) -> Answer:
+    """Return the answer to a POST-as-GET of what anybody may get (RFC 8555, "GET and POST-as-GET Requests")."""
+
+    async def answer_signed(call: Call) -> Response:
+        call.check_empty()
+        return await answer(call.request)
+
+    return answer_signed
 
 
 class ACMEServer:
@@ -48,11 +64,13 @@ class ACMEServer:
         """Return all routes."""
         base = self._context.config.path
         open_routes = (
-            ("directory", self._directory, ["GET", "HEAD"]),
-            ("new-nonce", self._new_nonce, ["GET", "HEAD"]),
-            ("renewal-info/{certificate}", self._renewals.read, ["GET", "HEAD"]),
+            ("directory", self._directory),
+            ("new-nonce", self._new_nonce),
+            ("renewal-info/{certificate}", self._renewals.read),
         )
         signed_routes: tuple[tuple[str, Answer], ...] = (
+            ("directory", _as_get(self._directory)),
+            ("new-nonce", _as_get(self._new_nonce)),
             ("new-account", self._accounts.create),
             ("account/{}", self._accounts.update),
             ("account/{}/orders", self._accounts.orders),
@@ -66,10 +84,12 @@ class ACMEServer:
             ("certificate/{}/landmark", self._certificates.landmark_relative),
             ("revoke-cert", self._revocations.revoke),
         )
-        routes = [
-            Route(f"{base}/{path}", self._open(path, answer), methods=methods) for path, answer, methods in open_routes
-        ]
-        return routes + [self._signed(base, path, answer) for path, answer in signed_routes]
+        routes = [Route(f"{base}/{path}", self._open(path, answer), methods=_READING) for path, answer in open_routes]
+        routes += [self._signed(base, path, answer) for path, answer in signed_routes]
+        # What no route above takes: another method is told so, another path does not exist.
+        others = ("directory", "new-nonce", *(path.format(*_PARTS) for path, _ in signed_routes[2:]))
+        routes += [self._refusing(f"{base}/{path}", 405) for path in others]
+        return [*routes, self._refusing(f"{base}/{{path:path}}", 404)]
 
     def _open(self, path: str, answer: Answer) -> Answer:
         """Wrap what anybody may ask."""
@@ -96,8 +116,8 @@ class ACMEServer:
             parts = [request.path_params[name] for name in names]
             try:
                 place = path.format(*parts)
-                query = f"?{request.url.query}" if request.url.query else ""
-                call = await self._authenticator.read(request, f"/{place}{query}")
+                query = request.scope["query_string"].decode("ascii", "replace")
+                call = await self._authenticator.read(request, f"/{place}?{query}" if query else f"/{place}")
                 response = await self._answer(call, answer, parts)
             except Error as error:
                 response = self._refuse(error)
@@ -105,6 +125,21 @@ class ACMEServer:
             return self._finish(response, word)
 
         return Route(f"{base}/{template}", endpoint, methods=["POST"])
+
+    def _refusing(self, path: str, status: int) -> Route:
+        """Return the route of what is always refused."""
+        detail = "read resources with POST-as-GET" if status == _WRONG_METHOD else "there is nothing here"
+
+        async def endpoint(request: Request) -> Response:
+            name_endpoint(request, "acme-refused")
+            response = self._refuse(refused(ProblemType.MALFORMED, detail, status=status))
+            if status == _WRONG_METHOD:
+                response.headers["Allow"] = "GET, HEAD, POST" if path.endswith(_OPEN) else "POST"
+            elif request.method == "POST":
+                response.headers["Replay-Nonce"] = self._context.nonces.issue()
+            return self._finish(response, "refused")
+
+        return Route(path, endpoint, methods=_ALL)
 
     async def _answer(self, call: Call, answer: Answer, parts: list[str]) -> Response:
         """Answer a call; decide anew when somebody else was faster."""

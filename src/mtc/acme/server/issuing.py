@@ -102,6 +102,8 @@ class Issuing:
         if block is not None:
             raise refused(ProblemType.BAD_CSR, f"the {block[0]} is blocked here: {block[2]}")
         now = context.now()
+        if order.profile not in context.config.profiles:
+            raise refused(ProblemType.INVALID_PROFILE, f"the profile {order.profile} is not served any more")
         request = self._plan(order, csr.spki, now)
         try:
             not_before, not_after = await asyncio.to_thread(context.ca.authority.check, request, now)
@@ -121,23 +123,23 @@ class Issuing:
         changed = replace(order, finalized=finalized)
         await context.store.commit(Put(_finalization(account, changed)), Replace(changed))
         changed = replace(changed, version=order.version + 1)
-        self._start(changed)
+        self._start(changed, is_first=True)
         return changed
 
     def _plan(self, order: Order, spki: bytes, now: datetime) -> IssuanceRequest:
         """Return what the CA is asked for. Times are fixed now, so that the request can be made again."""
         context = self._context
-        config, profile = context.config, context.ca.parts.folder.config.profile
-        chosen = config.profiles.get(order.profile, config.default_profile).lifetime or profile.default_lifetime
+        profile = context.ca.parts.folder.config.profile
         not_before = order.not_before or now.replace(microsecond=0) - profile.backdating
+        lifetime = context.lifetime_of(order.profile)
         if order.not_after is not None:
-            chosen = min(order.not_after - not_before + _SECOND, profile.max_lifetime)
+            lifetime = order.not_after - not_before + _SECOND
         kinds = {kind: [item.value for item in order.identifiers if item.type is kind] for kind in IdentifierType}
         return IssuanceRequest(
             spki=spki,
             dns_names=tuple(kinds[IdentifierType.DNS]),
             ip_addresses=tuple(kinds[IdentifierType.IP]),
-            lifetime=chosen,
+            lifetime=lifetime,
             not_before=not_before.astimezone(UTC),
             request_key=order.request_key,
         )
@@ -193,26 +195,34 @@ class Issuing:
 
     # From finalized to issued.
 
-    def _start(self, order: Order) -> None:
-        """Ask the CA for a finalized order, in the background."""
-        task = asyncio.create_task(self._issue(order))
+    def _start(self, order: Order, *, is_first: bool) -> None:
+        """Ask the CA for a finalized order, in the background. is_first: nobody has asked for it before."""
+        task = asyncio.create_task(self._issue(order, is_first=is_first))
         self._running[order.id] = task
         task.add_done_callback(lambda _: self._running.pop(order.id, None))
 
-    async def _issue(self, order: Order) -> None:
+    async def _issue(self, order: Order, *, is_first: bool) -> None:
         """Bring a finalized order as far as it goes now; what fails here is tried again by `follow_up`."""
         assert order.finalized is not None
         finalized = order.finalized
-        base = self._plan(order, finalized.spki, finalized.moment)
         request = replace(
-            base,
+            self._plan(order, finalized.spki, finalized.not_before),
             not_before=finalized.not_before,
             lifetime=finalized.not_after - finalized.not_before + _SECOND,
             evidence_until=finalized.evidence_until,
         )
+        result: Issued | Error | None = None
         try:
-            (result,) = await self._context.ca.issue([request])
+            if not is_first:
+                # What is in the log already is not judged again.
+                result = await self._context.ca.authority.find_issued(order.request_key, finalized.spki)
+            if result is None:
+                (result,) = await self._context.ca.issue([request])
             await self._settle(order, result)
+        except Rejected as error:
+            if error.reason is Reason.BUSY and is_first:
+                # The log did not take it, and there was no attempt before.
+                await self._settle(order, error)
         except Error as error:
             _LOG.warning("order not finished", order=order.id, reason=str(error.reason), error=error.message)
 
@@ -257,9 +267,12 @@ class Issuing:
         """Bring finalized orders to their end, for as long as the server runs; also those of before the start."""
         while True:
             try:
-                for order in await self._context.store.list_unfinished():
-                    if order.id not in self._running:
-                        self._start(order)
+                for listed in await self._context.store.list_unfinished():
+                    # Much may have happened since the list was made.
+                    order = await self._context.store.find_order(listed.id)
+                    is_open = order is not None and order.error is None and not order.is_issued
+                    if order is not None and is_open and order.finalized and order.id not in self._running:
+                        self._start(order, is_first=False)
             except Error as error:
                 _LOG.error("follow-up failed", reason=str(error.reason), error=error.message)
             await asyncio.sleep(_FOLLOW_UP_S)

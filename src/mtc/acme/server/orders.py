@@ -52,11 +52,11 @@ class Orders:
         check_terms(config, account)
         identifiers = self._identifiers(document)
         now = self._context.now()
-        not_before, not_after = self._validity(document, now)
         profile = self._profile(document)
+        not_before, not_after = self._validity(document, profile, now)
         await self._check_names(account, identifiers)
         replaces = await self._renewals.check_replaces(account, identifiers, document.get("replaces"))
-        await self._check_limits(account, identifiers, now)
+        await self._check_limits(account, identifiers, now, is_renewal=replaces is not None)
         expires = now + config.order_lifetime
         authorizations, added = await self._authorizations(account, identifiers, now, expires)
         order = Order(
@@ -97,7 +97,9 @@ class Orders:
             raise ProblemError(compound(ProblemType.REJECTED_IDENTIFIER, "some identifiers cannot be used", problems))
         return tuple(found)
 
-    def _validity(self, document: Mapping[str, object], now: datetime) -> tuple[datetime | None, datetime | None]:
+    def _validity(
+        self, document: Mapping[str, object], profile: str, now: datetime
+    ) -> tuple[datetime | None, datetime | None]:
         """Return notBefore and notAfter as requested. Raises ProblemError for what no certificate here can have."""
         try:
             before, after = (
@@ -105,13 +107,15 @@ class Orders:
             )
         except FormatError as error:
             raise refused(ProblemType.MALFORMED, error.message) from None
-        profile = self._context.ca.parts.folder.config.profile
-        begin = before or now
-        if not now - profile.backdating <= begin <= now + timedelta(hours=1):
+        backdating = self._context.ca.parts.folder.config.profile.backdating
+        # Whoever asks for no notBefore gets one that lies a little back, for slow clocks.
+        begin = before or now - backdating
+        if not now - backdating <= begin <= now + timedelta(hours=1):
             raise refused(ProblemType.MALFORMED, "notBefore must be about now")
-        if after is not None and not timedelta(0) < after - begin < profile.max_lifetime:
+        longest = self._context.lifetime_of(profile)
+        if after is not None and not now < after < begin + longest:
             raise refused(
-                ProblemType.MALFORMED, f"notAfter must be later than notBefore, by less than {profile.max_lifetime}"
+                ProblemType.MALFORMED, f"notAfter must lie ahead, and less than {longest} after {format_time(begin)}"
             )
         return before, after
 
@@ -157,8 +161,13 @@ class Orders:
             return error.message
         return None
 
-    async def _check_limits(self, account: Account, identifiers: Sequence[Identifier], now: datetime) -> None:
-        """Raise ProblemError when an account or a set of names has had enough for now."""
+    async def _check_limits(
+        self, account: Account, identifiers: Sequence[Identifier], now: datetime, *, is_renewal: bool
+    ) -> None:
+        """Raise ProblemError when an account or a set of names has had enough for now.
+
+        is_renewal: a certificate is replaced as the server itself suggested, which must not fail for having too many.
+        """
         context, limits = self._context, self._context.config.limits
         if await context.store.count_open_orders(account.id, now) >= limits.open_orders:
             raise ProblemError(
@@ -169,6 +178,8 @@ class Orders:
                 )
             )
         await context.take(limits.new_orders, account.id, "new orders of this account")
+        if is_renewal:
+            return
         names = ",".join(sorted(item.value for item in identifiers))
         await context.take(limits.certificates, names, "orders for exactly these names")
 

@@ -37,6 +37,10 @@ from mtc.acme.sqlite.writer import Writer, storage_error
 from mtc.acme.store import Change, ExternalAccount, RateLimit
 from mtc.errors import ConflictError, Reason, StorageError, UsageError
 
+DATABASE_NAME = "acme.sqlite"
+"""How the file is called in a CA's folder for ACME."""
+EVIDENCE_NAME = "evidence"
+"""How the folder of the journal is called beside it."""
 _BUSY_MS = 5000
 """How long a statement waits for another process's."""
 _PRUNED_AT_ONCE = 500

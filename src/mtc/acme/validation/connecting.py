@@ -6,12 +6,13 @@ server could answer with a public address to the check and with a private one to
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from ssl import CERT_NONE as NO_CERTIFICATE
-from ssl import PROTOCOL_TLS_CLIENT, SSLContext, TLSVersion
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext, SSLError, TLSVersion
 from typing import Protocol
 
 from mtc.acme.machine.problems import ProblemType
@@ -161,8 +162,11 @@ def explain_error(error: BaseException) -> str:
     """Return what went wrong with a connection, in a few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return str(reason or str(error) or type(error).__name__)[:200]
+    if isinstance(error, SSLError):
+        return str(error.reason or error)[:200]
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error)[:200] or type(error).__name__
 
 
 def make_tls_context(protocols: Sequence[str] = ()) -> SSLContext:

@@ -120,7 +120,7 @@ class HTTP01:
             raise refuse("which is no URL")
         try:
             parts = urlsplit(urljoin(place.url, answer.location))
-            port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+            port = _DEFAULT_PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
         except ValueError:
             raise refuse("which is no URL") from None
         if parts.scheme not in _DEFAULT_PORTS:

@@ -25,6 +25,7 @@ Extension = x509.Extension[x509.ExtensionType]
 ALPN_PROTOCOL = "acme-tls/1"
 ACME_IDENTIFIER = ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 """The extension id-pe-acmeIdentifier."""
+_BROKEN = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 class TLSALPN01:
@@ -74,16 +75,18 @@ def find_fault(der: bytes, identifier: Identifier, key_authorization: str) -> st
     """Return what is wrong with the certificate of a challenge, None when it is right. Validity does not matter."""
     try:
         certificate = x509.load_der_x509_certificate(der)
-        if certificate.issuer != certificate.subject:
-            return "the certificate is not self-signed"
-        certificate.verify_directly_issued_by(certificate)
         extensions = list(certificate.extensions)
-    except (InvalidSignature, TypeError):
-        return "the certificate is not self-signed"
+        is_own_issuer = certificate.issuer == certificate.subject
+    except _BROKEN as error:
+        return f"the certificate is broken: {str(error)[:200]}"
+    try:
+        certificate.verify_directly_issued_by(certificate)
     except UnsupportedAlgorithm:
         return "the certificate is signed with an algorithm that is not supported here"
-    except (ValueError, x509.DuplicateExtension) as error:
-        return f"the certificate is broken: {str(error)[:200]}"
+    except (InvalidSignature, TypeError, ValueError):
+        is_own_issuer = False
+    if not is_own_issuer:
+        return "the certificate is not self-signed"
     return _find_wrong_name(extensions, identifier) or _find_wrong_proof(extensions, key_authorization)
 
 

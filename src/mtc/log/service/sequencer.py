@@ -164,6 +164,16 @@ class IssuanceLog:
         """Return the ledger of this log, or of one that it follows. Raises ConflictError for another one."""
         return self._known.ledger_of(log_number)
 
+    async def find(self, request_keys: Sequence[bytes]) -> dict[bytes, Appended | Error]:
+        """Return what may be said of those request keys that have an entry, decided in this log or one before it."""
+        places = await self._known.find(request_keys)
+        found: dict[bytes, Appended | Error] = {key: self._known.outcome(*place) for key, place in places.items()}
+        current = self._writer.decided
+        if current is not None:
+            missing, indices = current.describe(), current.round_.indices
+            found |= {key: late(indices[key], missing) for key in request_keys if key in indices and key not in found}
+        return found
+
     def outcome_of(self, log_number: int, index: int) -> Appended | Error:
         """Return what may be said of a recorded entry: its place, or why no certificate leaves for it."""
         return self._known.outcome(log_number, index)
