@@ -156,7 +156,7 @@ async def lose_quorum(folder: Path, *, clients: int) -> tuple[Books, Story]:
         await town.start()
         # The CA takes up what it knows of, and finds that the quorum is still away.
         await asyncio.sleep(1.5)
-        await town.stop()
+        await town.kill("both")
         books = await check_orders(town.folder, may_wait=True)
         async with mirror():
             await town.start()

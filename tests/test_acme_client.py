@@ -357,13 +357,16 @@ def test_landmark_form_must_be_of_the_same_entry() -> None:
 def test_only_https_is_spoken(url: str) -> None:
     """Plain HTTP is for this machine alone (RFC 8555, "HTTPS Requests")."""
     with pytest.raises(PeerError):
-        check_url(url)
+        check_url(url, allows_http=True)
 
 
 @pytest.mark.parametrize("url", ["https://ca.example/", "http://localhost:1/", "http://127.0.0.1/", "http://[::1]:5/"])
 def test_https_and_loopback_are_spoken(url: str) -> None:
-    """HTTPS to anybody, HTTP to this machine."""
-    check_url(url)
+    """HTTPS to anybody, HTTP to this machine, unless a server elsewhere leads there."""
+    check_url(url, allows_http=True)
+    if url.startswith("http:"):
+        with pytest.raises(PeerError):
+            check_url(url)
 
 
 def answer(identifier: Identifier = NAME) -> Answer:
@@ -479,6 +482,14 @@ def test_tls_server_knows_its_names_only() -> None:
         assert b"b.example.com" in await ask(port, "b.example.com")
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await ask(port, "c.example.com")
+        # A second CA that validates the same name waits until the first one has looked.
+        second = Answer(NAME, "u" * 22, "another")
+        waiting = asyncio.create_task(solver.present(second))
+        before = await ask(port, "www.example.com")
+        assert not waiting.done()
+        await solver.withdraw(answer())
+        await waiting
+        assert await ask(port, "www.example.com") != before
         await solver.close()
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ SECONDS = float(os.environ.get("CRASH_SECONDS", "300"))
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(12.0, id="short"), pytest.param(SECONDS, id="long", marks=pytest.mark.slow)]
+    "seconds", [pytest.param(8.0, id="short"), pytest.param(SECONDS, id="long", marks=pytest.mark.slow)]
 )
 def test_killed_while_clients_order(tmp_path: Path, seconds: float) -> None:
     """However often CA and signer are killed: every finalized order has one entry, every other none, and all end."""

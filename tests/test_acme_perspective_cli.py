@@ -1,8 +1,8 @@
 """`mtc perspective` and `perspective.toml`: made once, read strictly, run as a process, killed as one."""
 
 import asyncio
+import base64
 import json
-import os
 import re
 import signal
 import stat
@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from tests.perspectives import TASK, FakePerspective, in_loop, make_folder, make_identity, now, peer_of
+from tests.perspectives import TASK, FakePerspective, in_loop, make_folder, make_identity, now, peer_of, until
 
 from mtc.acme.machine.validation import Method
 from mtc.acme.perspective.client import open_identity, open_perspectives
@@ -36,7 +37,7 @@ from mtc.acme.validation.settings import DNSSEC, ValidationSettings
 from mtc.ca.sections import Section
 from mtc.cli.app import main
 from mtc.errors import PeerError, Reason, UsageError
-from mtc.testing.names import NameServer
+from mtc.testing.names import Failure, NameServer
 from mtc.web.metrics import metrics_table
 from mtc.web.tls import TLSFiles, ensure_identity
 
@@ -125,7 +126,7 @@ def test_lines_for_the_ca_are_read_by_it(run: Run, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "p")
     shown = run("perspective", "show", folder).out
     block = shown[shown.index("[[perspective]]") :].split("\n\n")[0]
-    values = dict(re.findall(r'^(\w+) = "(.*)"$', block.replace("HOST", "eu-1.example"), re.MULTILINE))
+    values = dict(re.findall(r'^(\w+) = "(.*)"$', block.replace("HOST:PORT", "eu-1.example:8443"), re.MULTILINE))
     peer = read_perspective(Section("perspective 1", values, "acme.toml"))
     assert (peer.name, peer.region, peer.fingerprint) == ("eu-1", "ripe", own_fingerprint(folder))
     assert "nobody yet" in shown
@@ -327,7 +328,7 @@ async def test_process_looks_and_is_killed(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "agent")
     identity = make_identity(tmp_path / "ca", folder)
     task = replace(TASK, method=Method.DNS_01)
-    digest = "LPsIwTo7o8BoG0-vjCyGQGBWSVIPxI-i_X336eUOQZo"
+    digest = base64.urlsafe_b64encode(sha256(TASK.key_authorization.encode()).digest()).decode().rstrip("=")
     async with NameServer() as names:
         names.set("www.example.com", "A", "127.0.0.1")
         look_at_loopback(folder, names)
@@ -340,10 +341,11 @@ async def test_process_looks_and_is_killed(tmp_path: Path) -> None:
                 second = await clients[0].examine(task)
                 assert (second.problem, second.perspective, second.region) == (None, "eu-1", "ripe")
                 assert any(digest in answer for lookup in second.lookups for answer in lookup.answers)
-                os.kill(process.pid, signal.SIGSTOP)
+                names.fail("_acme-challenge.www.example.com", Failure.TIMEOUT)
+                asked = names.asked("_acme-challenge.www.example.com", "TXT")
                 looking = asyncio.create_task(Corroborator(FakePerspective(), clients, grace_s=20).examine(task))
-                await asyncio.sleep(0)
-                os.kill(process.pid, signal.SIGKILL)
+                await until(lambda: names.asked("_acme-challenge.www.example.com", "TXT") > asked)
+                process.kill()
                 outcome = await looking
                 assert outcome.problem is not None
                 assert outcome.absences[0].startswith("eu-1: ")

@@ -22,6 +22,7 @@ from tests.acme_server import (
     shared_server,
 )
 
+from mtc.acme.machine.jws import PublicKey
 from mtc.acme.server import accounts
 from mtc.acme.server.accounts import key_hash
 from mtc.acme.store import ExternalAccount, RateLimit
@@ -221,9 +222,7 @@ def test_deactivation_is_final(shared: Shared) -> None:
 # External account binding.
 
 
-async def binding(
-    server: ServerUnderTest, key: Key, kid: str, secret: bytes = SECRET, payload: object = None, **header: object
-) -> dict[str, str]:
+def binding(key: Key, kid: str, secret: bytes = SECRET, payload: object = None, **header: object) -> dict[str, str]:
     """Return an external account binding. header: changes to its protected header; None takes a member out."""
     members = {"alg": "HS256", "kid": kid, "url": f"{URL}/new-account"} | header
     members = {name: value for name, value in members.items() if value is not None}
@@ -246,7 +245,7 @@ def test_external_account_is_bound(shared: Shared) -> None:
     async def work(server: ServerUnderTest) -> None:
         await add_external(server, "bound", allowed_names=("ours.example.com",))
         key = Key.make()
-        made = await binding(server, key, "bound")
+        made = binding(key, "bound")
         answer = await bind(server, key, made)
         assert answer.status == 201
         assert answer.json["externalAccountBinding"] == made
@@ -255,7 +254,7 @@ def test_external_account_is_bound(shared: Shared) -> None:
         refused = await client.post("new-order", {"identifiers": [{"type": "dns", "value": "theirs.example.com"}]})
         assert refused.problem == "rejectedIdentifier"
         other = Key.make()
-        answer = await bind(server, other, await binding(server, other, "bound"))
+        answer = await bind(server, other, binding(other, "bound"))
         assert (answer.status, answer.problem) == (403, "unauthorized")
         # The owner of the key finds its account, whatever it sends with it.
         assert (await bind(server, key, made)).status == 200
@@ -269,7 +268,7 @@ def test_external_account_is_raced_for(shared: Shared) -> None:
     async def work(server: ServerUnderTest) -> None:
         await add_external(server, "raced")
         keys = [Key.make() for _ in range(8)]
-        answers = await asyncio.gather(*[bind(server, key, await binding(server, key, "raced")) for key in keys])
+        answers = await asyncio.gather(*(bind(server, key, binding(key, "raced")) for key in keys))
         assert sorted(answer.status for answer in answers) == [201] + [403] * 7
 
     shared.run(work)
@@ -304,19 +303,19 @@ def test_wrong_external_accounts(shared: Shared, case: str, problem: str) -> Non
             await server.store.revoke_external(kid)
         key = Key.make()
         made: dict[str, object] = {
-            "wrong MAC": await binding(server, key, kid, bytes(32)),
-            "other key": await binding(server, key, kid, payload=Key.make().jwk),
-            "no key": await binding(server, key, kid, payload={"kty": "EC"}),
-            "other url": await binding(server, key, kid, url=f"{URL}/new-order"),
-            "no url": await binding(server, key, kid, url=None),
-            "nonce": await binding(server, key, kid, nonce="AAAA"),
-            "jwk": await binding(server, key, kid, jwk=key.jwk),
+            "wrong MAC": binding(key, kid, bytes(32)),
+            "other key": binding(key, kid, payload=Key.make().jwk),
+            "no key": binding(key, kid, payload={"kty": "EC"}),
+            "other url": binding(key, kid, url=f"{URL}/new-order"),
+            "no url": binding(key, kid, url=None),
+            "nonce": binding(key, kid, nonce="AAAA"),
+            "jwk": binding(key, kid, jwk=key.jwk),
             "signature": jws({"alg": "ES256", "kid": kid, "url": f"{URL}/new-account"}, key.jwk, key.sign),
             "none": jws({"alg": "none", "kid": kid, "url": f"{URL}/new-account"}, key.jwk, lambda _: b""),
             "no JWS": {"kid": kid},
             "text": kid,
         }
-        answer = await bind(server, key, made.get(case, await binding(server, key, kid)))
+        answer = await bind(server, key, made.get(case, binding(key, kid)))
         assert answer.problem == problem
         found = await Client(server, key).post("new-account", {"onlyReturnExisting": True})
         assert found.problem == "accountDoesNotExist"
@@ -333,7 +332,7 @@ def test_external_account_may_be_required() -> None:
         answer = await Client(server, key).post("new-account", {})
         assert (answer.status, answer.problem) == (403, "externalAccountRequired")
         await add_external(server, "known")
-        assert (await bind(server, key, await binding(server, key, "known"))).status == 201
+        assert (await bind(server, key, binding(key, "known"))).status == 201
 
     run_with(work, default_config(external_account="required"))
 
@@ -362,7 +361,7 @@ def test_terms_that_came_later() -> None:
     async def work(server: ServerUnderTest) -> None:
         client = Client(server, Key.make())
         client.kid = (await client.post("new-account", {})).location
-        server.context.__class__.config.__set__(server.context, default_config(terms_of_service=TERMS))  # type: ignore[attr-defined]
+        object.__setattr__(server.context, "config", default_config(terms_of_service=TERMS))
         payload = {"identifiers": [{"type": "dns", "value": "terms.example.com"}]}
         answer = await client.post("new-order", payload)
         assert (answer.status, answer.problem) == (403, "userActionRequired")
@@ -468,8 +467,8 @@ def test_blocked_keys_get_no_account(shared: Shared) -> None:
 
     async def work(server: ServerUnderTest) -> None:
         client, blocked = await server.account(), Key.make()
-        from_key = accounts.PublicKey.parse(blocked.jwk)
-        await server.store.block("key", key_hash(from_key.spki), "stolen", server.clock.now())
+        spki = PublicKey.parse(blocked.jwk).spki
+        await server.store.block("key", key_hash(spki), "stolen", server.clock.now())
         assert (await Client(server, blocked).post("new-account", {})).problem == "badPublicKey"
         assert (await change_key(client, blocked)).problem == "badPublicKey"
 

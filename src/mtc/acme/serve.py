@@ -12,7 +12,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from mtc.acme.config import (
@@ -30,21 +30,22 @@ from mtc.acme.perspective.corroboration import Corroborator
 from mtc.acme.seams import Validator
 from mtc.acme.server.context import ServerContext
 from mtc.acme.server.http import ACMEServer
-from mtc.acme.sqlite import SQLiteACMEStore
+from mtc.acme.sqlite import DATABASE_NAME, EVIDENCE_NAME, SQLiteACMEStore
 from mtc.acme.validation.local import LocalPerspective
 from mtc.acme.validation.settings import DNSSEC
 from mtc.ca.service import RunningCA
-from mtc.errors import Reason, StorageError
+from mtc.errors import Error, Reason, StorageError
 from mtc.profile import Profile
 from mtc.web.frame import FrameChoices, Limits, create_app
 from mtc.web.logs import open_logger
 from mtc.web.server import Listening, serve
 from mtc.web.tls import ServerTLS, TLSFiles, ensure_bootstrap, keep_fresh, write_whole
 
-DATABASE_NAME = "acme.sqlite"
-EVIDENCE_NAME = "evidence"
 _LOG = open_logger("acme")
 _REQUEST_TIME_S = 60.0
+KEPT = timedelta(days=90)
+"""How long orders and authorizations are kept after their end; evidence is kept for good."""
+_TIDY_S = 6 * 3600.0
 
 
 @asynccontextmanager
@@ -94,19 +95,32 @@ async def serving_acme(ca: RunningCA, config: ACMEConfig, validator: Validator) 
         async with contextlib.AsyncExitStack() as stack:
             tls = await _open_tls(stack, ca, config)
             listening = await stack.enter_async_context(serve(app, config.listen, tls=tls))
-            follow_up = asyncio.create_task(server.issuing.follow_up())
+            loops = [asyncio.create_task(work) for work in (server.issuing.follow_up(), _tidy(store, ca))]
             resumed = await server.challenges.resume()
             if resumed:
                 _LOG.info("validations resumed", count=resumed)
             try:
                 yield listening
             finally:
-                follow_up.cancel()
-                await asyncio.gather(follow_up, return_exceptions=True)
+                for task in loops:
+                    task.cancel()
+                await asyncio.gather(*loops, return_exceptions=True)
         await server.challenges.close()
         await server.issuing.close()
     finally:
         await store.close()
+
+
+async def _tidy(store: SQLiteACMEStore, ca: RunningCA) -> None:
+    """Forget what ended long ago, now and then."""
+    while True:
+        try:
+            orders, authorizations = await store.prune(ca.parts.clock.now() - KEPT)
+            if orders or authorizations:
+                _LOG.info("forgotten", orders=orders, authorizations=authorizations)
+        except Error as error:
+            _LOG.warning("nothing forgotten", error=error.message)
+        await asyncio.sleep(_TIDY_S)
 
 
 def _choices(ca: RunningCA) -> FrameChoices:

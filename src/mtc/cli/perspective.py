@@ -99,7 +99,7 @@ def _print_lines(path: Path, config: PerspectiveConfig) -> None:
     peer = PerspectivePeer(
         name=config.name,
         region=config.region,
-        url=f"https://HOST:{config.listen[1]}",
+        url=f"https://HOST:{config.listen[1] or 'PORT'}",
         fingerprint=own_fingerprint(path),
     )
     out = console()

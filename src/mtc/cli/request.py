@@ -276,7 +276,7 @@ def _wish(
             f"an account's key is one of {', '.join(ACCOUNT_KEY_TYPES)}, not {options.account_key_type[:40]!r}",
         )
     try:
-        check_url(server.directory)
+        check_url(server.directory, allows_http=True)
     except PeerError as error:
         raise UsageError(Reason.USAGE, error.message) from None
     ca_file = None if server.ca_file is None else Path(server.ca_file)

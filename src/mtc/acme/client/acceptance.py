@@ -9,7 +9,6 @@ from datetime import datetime
 from mtc.acme.client.documents import OrderState
 from mtc.acme.client.leaf import Leaf, check_trusted, trust_in
 from mtc.acme.client.protocol import PLAIN, ACMEClient, Issued, NotYet
-from mtc.acme.client.transport import check_url
 from mtc.acme.machine.identifiers import Identifier
 from mtc.cert import CertificateChain
 from mtc.errors import Error, Reason, Rejected
@@ -73,7 +72,6 @@ async def _fetch_ca(client: ACMEClient, prefix_url: str | None) -> bytes:
         return b""
     try:
         url = f"{prefix_url.rstrip('/')}/ca.pem"
-        check_url(url)
         return find_pem_block((await client.transport.fetch(url)).body, "CERTIFICATE")
     except Error:
         return b""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urljoin
 
 from mtc.acme.client.documents import (
     AccountState,
@@ -24,7 +25,7 @@ from mtc.acme.client.documents import (
     ServerProblem,
 )
 from mtc.acme.client.keys import AccountKey, bind_external_account
-from mtc.acme.client.transport import Reply, Signature, Transport, TransportLimits, check_url, open_transport
+from mtc.acme.client.transport import Reply, Signature, Transport, TransportLimits, open_transport
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.jws import encode_base64url
 from mtc.acme.machine.orders import AuthorizationStatus, OrderStatus
@@ -323,13 +324,12 @@ async def open_client(
 
 async def connect(transport: Transport, directory_url: str, key: AccountKey) -> ACMEClient:
     """Read the directory, and return the client of an account. Many accounts may share a transport."""
+    transport.allows_http = directory_url.startswith("http://")
     reply = await transport.fetch(directory_url)
     try:
         directory = Directory.of_json(reply.json("the directory"))
     except FormatError as error:
         raise PeerError(Reason.BAD_DOCUMENT, f"{directory_url[:200]} is no ACME directory: {error.message}") from None
-    for url in (directory.new_nonce, directory.new_account, directory.new_order):
-        check_url(url)
     transport.new_nonce = directory.new_nonce
     return ACMEClient(transport, directory, key)
 
@@ -339,8 +339,7 @@ def _location(reply: Reply, what: str) -> str:
     location = reply.headers.get("location")
     if location is None:
         raise PeerError(Reason.BAD_DOCUMENT, f"the server did not say where {what} is")
-    check_url(location)
-    return location
+    return urljoin(reply.url, location)
 
 
 def _account(url: str, reply: Reply) -> AccountState:

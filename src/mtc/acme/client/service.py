@@ -146,14 +146,12 @@ class Requester:
         """
         self._deployments = []
         with _disk_errors():
-            reports = await asyncio.gather(
-                *(self._refresh(keeper, is_forced=is_forced, is_patient=is_patient) for keeper in self._keepers)
-            )
+            reports = await self._refresh_all(is_forced=is_forced, is_patient=is_patient)
             await self._fetch_landmark(landmark_wait_s)
             now = self._seams.now()
             for keeper in self._keepers:
                 keeper.lineage.prune(now)
-            return self._report(dict(zip([keeper.wish.kind for keeper in self._keepers], reports, strict=True)), now)
+            return self._report(reports, now)
 
     async def run_for_ever(self, seen: Callable[[RequestReport], None], *, is_forced: bool = False) -> None:
         """Do what is due, and sleep until something is due again, until cancelled."""
@@ -168,6 +166,19 @@ class Requester:
         """Revoke the Merkle Tree certificate that servers load now. The next run replaces it. Raises Error."""
         with _disk_errors():
             await self._keepers[0].revoke(reason)
+
+    async def _refresh_all(self, *, is_forced: bool, is_patient: bool) -> dict[Kind, tuple[bool, Error | None]]:
+        """Keep all certificates fresh, side by side. What the disk refuses to one is raised after the other is done."""
+        results = await asyncio.gather(
+            *(self._refresh(keeper, is_forced=is_forced, is_patient=is_patient) for keeper in self._keepers),
+            return_exceptions=True,
+        )
+        reports: dict[Kind, tuple[bool, Error | None]] = {}
+        for keeper, result in zip(self._keepers, results, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            reports[keeper.wish.kind] = result
+        return reports
 
     async def _refresh(self, keeper: Keeper, *, is_forced: bool, is_patient: bool) -> tuple[bool, Error | None]:
         """Keep one certificate fresh and deploy it at once; return whether it is new, and what went wrong."""

@@ -8,6 +8,7 @@ Spec: RFC 8555, "Request Authentication", "Replay Protection", "Rate Limits"; RF
 
 import asyncio
 import json
+import os
 import random
 import ssl
 from collections import deque
@@ -96,6 +97,7 @@ class Transport:
     """Sends requests to one server; use `open_transport`. counts: for tests and reports.
 
     Any number of tasks may use it at once; each takes its own nonce. now, pause, chance: the seams of time and chance.
+    new_nonce, allows_http: as the directory says; HTTP is for servers of this machine.
     """
 
     session: aiohttp.ClientSession
@@ -104,6 +106,7 @@ class Transport:
     pause: Callable[[float], Awaitable[object]]
     chance: Callable[[], float]
     new_nonce: str = ""
+    allows_http: bool = False
     counts: TransportCounts = field(default_factory=TransportCounts)
     # Unused nonces, newest last; old ones are the first that a server forgets, so they are used last and dropped first.
     _nonces: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_NONCES))
@@ -155,7 +158,7 @@ class Transport:
         statuses: frozenset[int] = frozenset(),
     ) -> Reply:
         """Send, and send again where that may help. prepare: makes body and headers anew for each attempt."""
-        check_url(url)
+        check_url(url, allows_http=self.allows_http)
         failures = nonces = 0
         try:
             async with asyncio.timeout(self.limits.deadline_s):
@@ -279,15 +282,17 @@ def make_tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def check_url(url: str) -> None:
-    """Refuse what is neither HTTPS nor on this machine. Raises PeerError (PEER).
+def check_url(url: str, *, allows_http: bool = False) -> None:
+    """Refuse what is neither HTTPS nor, if that is allowed, HTTP on this machine. Raises PeerError (FORBIDDEN).
+
+    A server elsewhere must not lead us to services of this machine.
 
     Spec: RFC 8555, "HTTPS Requests": clients MUST use HTTPS.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:
         return
-    if parts.scheme == "http" and parts.hostname in _LOOPBACK:
+    if allows_http and parts.scheme == "http" and parts.hostname in _LOOPBACK:
         return
     raise PeerError(Reason.FORBIDDEN, f"{url[:200]!r} is no https URL; only on this machine http will do")
 
@@ -342,7 +347,8 @@ def _untrusted(url: str, error: aiohttp.ClientConnectorCertificateError) -> Peer
 def _describe(error: Exception) -> str:
     """Say why there is no answer."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+        number = error.os_error.errno
+        return (os.strerror(number) if number else str(error.os_error)).lower()
     return str(error) or type(error).__name__
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from mtc.ca.sections import Section
 from mtc.errors import FormatError, Reason, UsageError
@@ -43,7 +44,7 @@ def read_perspective(section: Section) -> PerspectivePeer:
             parse_name(texts[key])
         except FormatError as error:
             raise UsageError(error.reason, f"{section.where(key)}: {error.message}") from None
-    if not _URL.fullmatch(texts["url"]) or "?" in texts["url"] or "#" in texts["url"]:
+    if not _is_url(texts["url"]):
         raise UsageError(
             Reason.USAGE,
             f"{section.where('url')}: {texts['url'][:200]!r} is no https URL; write for example https://eu-1.example:8443",
@@ -58,6 +59,15 @@ def read_perspective(section: Section) -> PerspectivePeer:
     return PerspectivePeer(
         name=texts["name"], region=texts["region"].lower(), url=texts["url"].rstrip("/"), fingerprint=fingerprint
     )
+
+
+def _is_url(text: str) -> bool:
+    """Tell whether an agent can be at a URL."""
+    try:
+        port = urlsplit(text).port
+    except ValueError:
+        return False
+    return bool(_URL.fullmatch(text)) and not set("?#") & set(text) and port != 0
 
 
 def parse_name(text: str) -> str:

@@ -16,9 +16,9 @@ from mtc.acme.machine.orders import Account, AccountStatus, Order
 from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, compound, refused
 from mtc.acme.server.authentication import Call
 from mtc.acme.server.context import ServerContext
-from mtc.acme.server.replies import reply
+from mtc.acme.server.replies import problem_reply, reply
 from mtc.acme.store import Add, Change, ExternalAccount, Replace, Use
-from mtc.errors import ConflictError, FormatError, SignatureError
+from mtc.errors import FormatError, SignatureError
 
 MAX_CONTACTS = 10
 MAX_CONTACT_CHARS = 320
@@ -42,16 +42,14 @@ class Accounts:
         known = await self._context.store.find_account_by_key(call.key.thumbprint)
         if known is not None:
             if known.status is not AccountStatus.VALID:
-                raise refused(ProblemType.UNAUTHORIZED, f"the account of this key is {known.status}")
+                raise refused(ProblemType.UNAUTHORIZED, f"the account of this key is {known.status}", status=401)
             return self._show(known)
         if document.get("onlyReturnExisting") is True:
             raise refused(ProblemType.ACCOUNT_DOES_NOT_EXIST, "no account has this key")
         config = self._context.config
         is_agreed = document.get("termsOfServiceAgreed") is True
         if config.terms_of_service is not None and not is_agreed:
-            raise refused(
-                ProblemType.USER_ACTION_REQUIRED, f"agree to the terms of service first: {config.terms_of_service}"
-            )
+            raise _terms_not_agreed(config.terms_of_service)
         contacts = parse_contacts(document)
         await self._check_key(call.key)
         external = await self._external(call, document, call.key)
@@ -72,7 +70,7 @@ class Accounts:
             changes.append(Use(external.kid))
         await self._context.store.commit(*changes)
         self._context.count("mtc_acme_accounts_total")
-        return self._show(account, 201)
+        return self._show(account, 201, None if external is None else document["externalAccountBinding"])
 
     async def _check_key(self, key: PublicKey) -> None:
         """Refuse a key that an operator has blocked."""
@@ -115,14 +113,13 @@ class Accounts:
         if call.is_get:
             return self._show(account)
         document = call.document
-        status = document.get("status", str(account.status))
-        if status not in (AccountStatus.VALID, AccountStatus.DEACTIVATED):
-            raise refused(ProblemType.MALFORMED, 'the status of an account is only changed to "deactivated"')
+        is_over = document.get("status") == AccountStatus.DEACTIVATED
+        # Any other status is ignored, as the RFC has it. Agreeing to new terms is not, or nobody could by itself.
         changed = replace(
             account,
             contacts=parse_contacts(document) if "contact" in document else account.contacts,
             is_terms_agreed=account.is_terms_agreed or document.get("termsOfServiceAgreed") is True,
-            status=AccountStatus(status),
+            status=AccountStatus.DEACTIVATED if is_over else account.status,
         )
         if changed != account:
             await self._replace(changed)
@@ -175,25 +172,22 @@ class Accounts:
         if old.thumbprint != account.thumbprint:
             raise refused(ProblemType.MALFORMED, "oldKey is not the account's key")
         await self._check_key(key)
-        changed = replace(account, jwk=key.jwk, thumbprint=key.thumbprint)
-        try:
-            await self._replace(changed)
-        except ConflictError:
-            other = await self._context.store.find_account_by_key(key.thumbprint)
-            if other is None:
-                raise
-            response = reply(Problem(type=ProblemType.CONFLICT, detail="another account has this key").to_json(), 409)
+        # Should another account get the key at this moment, the commit fails, and all this is decided anew.
+        other = await self._context.store.find_account_by_key(key.thumbprint)
+        if other is not None:
+            response = problem_reply(Problem(type=ProblemType.CONFLICT, detail="an account has this key already"))
             response.headers["Location"] = self._context.account_url(other.id)
-            response.headers["Content-Type"] = "application/problem+json"
             return response
+        changed = replace(account, jwk=key.jwk, thumbprint=key.thumbprint)
+        await self._replace(changed)
         return self._show(changed)
 
     def _orders_url(self, account_id: str) -> str:
         """Return where an account's orders are listed."""
         return self._context.url("account", account_id, "orders")
 
-    def _show(self, account: Account, status: int = 200) -> Response:
-        """Return an account object."""
+    def _show(self, account: Account, status: int = 200, binding: object = None) -> Response:
+        """Return an account object. binding: the external account binding that was verified for it just now."""
         document: dict[str, object] = {
             "status": str(account.status),
             "contact": list(account.contacts),
@@ -201,13 +195,26 @@ class Accounts:
             "orders": self._orders_url(account.id),
             "key": parse_object(account.jwk.encode(), "the key"),
         }
+        if binding is not None:
+            document["externalAccountBinding"] = binding
         return reply(document, status, location=self._context.account_url(account.id))
 
 
 def check_terms(config: ACMEConfig, account: Account) -> None:
     """Raise ProblemError when the terms of service came after the account, and it has not agreed to them."""
     if config.terms_of_service is not None and not account.is_terms_agreed:
-        raise refused(ProblemType.USER_ACTION_REQUIRED, f"agree to the terms of service: {config.terms_of_service}")
+        raise _terms_not_agreed(config.terms_of_service)
+
+
+def _terms_not_agreed(url: str) -> ProblemError:
+    """Make the error for an account that has not agreed to the terms of service, with where to read them."""
+    return ProblemError(
+        Problem(
+            type=ProblemType.USER_ACTION_REQUIRED,
+            detail=f"agree to the terms of service: {url}",
+            members={"instance": url},
+        )
+    )
 
 
 def key_hash(spki: bytes) -> str:

@@ -138,7 +138,7 @@ class Challenges:
     async def _keep(
         self, account: Account, authorization: Authorization, method: Method, outcome: Outcome, moment: datetime
     ) -> None:
-        """Commit the evidence and the new state together. An authorization that was given up meanwhile stays so."""
+        """Commit the evidence, and then the new state. An authorization that was given up meanwhile stays so."""
         store = self._context.store
         record = evidence_of(RecordKind.VALIDATION, account, authorization, method, outcome, moment)
         (record_id,) = await store.commit(Put(record))

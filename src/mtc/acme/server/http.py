@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mtc.acme.machine.problems import Problem, ProblemType, refused
+from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, refused
 from mtc.acme.server.accounts import Accounts
 from mtc.acme.server.authentication import Authenticator, Call
 from mtc.acme.server.certificates import Certificates
@@ -148,13 +148,27 @@ class ACMEServer:
                 return await answer(call, *parts)
             except ConflictError:
                 continue
-        return await answer(call, *parts)
+        try:
+            return await answer(call, *parts)
+        except ConflictError:
+            raise ProblemError(
+                Problem(
+                    type=ProblemType.RATE_LIMITED,
+                    detail="too many requests change the same resource at once; come again",
+                    status=503,
+                    retry_after_s=1,
+                )
+            ) from None
 
     def _refuse(self, error: Error) -> Response:
         """Return the problem document of an error."""
         problem: Problem = problem_of(error)
         self._context.count("mtc_acme_problems_total", type=str(problem.type))
-        return problem_reply(problem)
+        response = problem_reply(problem)
+        terms = self._context.config.terms_of_service
+        if problem.type is ProblemType.USER_ACTION_REQUIRED and terms is not None:
+            add_links(response, {"terms-of-service": terms})
+        return response
 
     def _finish(self, response: Response, word: str) -> Response:
         """Add what every answer has."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from mtc.acme.machine.evidence import EvidenceRecord, RecordKind
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.jws import decode_base64url
+from mtc.acme.machine.orders import Order
 from mtc.acme.machine.problems import ProblemType, refused
 from mtc.acme.server.accounts import key_hash
 from mtc.acme.server.authentication import Call
@@ -49,7 +50,8 @@ class Revocations:
         if reason is None:
             shown = ", ".join(f"{code} ({name})" for code, name in REASONS.items())
             raise refused(ProblemType.BAD_REVOCATION_REASON, f"the reason must be one of {shown}")
-        how = await self._authorize(call, certificate, log_number, index)
+        order = await context.store.find_order_at(log_number, index)
+        how = await self._authorize(call, certificate, order)
         if context.ca.revocations.is_revoked(certificate.serial):
             raise refused(ProblemType.ALREADY_REVOKED, "the certificate is revoked already")
         account_id = call.account.id if call.account is not None else ""
@@ -58,6 +60,7 @@ class Revocations:
             moment=context.now(),
             account_id=account_id,
             is_positive=True,
+            order_id=None if order is None else order.id,
             document={"log": log_number, "index": index, "reason": reason, "by": how, "client": call.client},
         )
         await context.store.commit(Put(record))
@@ -87,14 +90,13 @@ class Revocations:
             raise refused(ProblemType.MALFORMED, "the log has another certificate under this serial number", status=404)
         return certificate, log_number, index
 
-    async def _authorize(self, call: Call, certificate: Certificate, log_number: int, index: int) -> str:
+    async def _authorize(self, call: Call, certificate: Certificate, order: Order | None) -> str:
         """Return by what right a request revokes: key, account or authorizations. Raises ProblemError without one."""
         if call.key is not None:
             if call.key.spki == certificate.spki:
                 return "key"
             raise refused(ProblemType.UNAUTHORIZED, "the request was signed by another key than the certificate's")
         account = call.owner
-        order = await self._context.store.find_order_at(log_number, index)
         if order is not None and order.account_id == account.id:
             return "account"
         identifiers = names_of(certificate)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 
 from mtc.acme.client.solvers.contract import Answer
@@ -22,6 +23,7 @@ from mtc.errors import Error, Reason, UsageError
 HOOK_DEADLINE_S = 600.0
 """Longest run of a hook; adding a record may wait for a slow zone."""
 _MAX_TOLD = 500
+_GRACE_S = 3.0
 
 
 def dns_name(identifier: Identifier) -> str:
@@ -44,6 +46,8 @@ class HookSolver:
         self._command = split_command(command, "--dns-hook")
         self._wait_s = wait_s
         self._deadline_s = deadline_s
+        # Zones are rarely made for two changes at once.
+        self._running = asyncio.Lock()
 
     async def present(self, answer: Answer) -> None:
         """Add the record."""
@@ -70,7 +74,8 @@ class HookSolver:
             "CERTBOT_DOMAIN": answer.identifier.value,
             "CERTBOT_VALIDATION": value,
         }
-        code, output = await run_program([*self._command, action, name, value], environment, self._deadline_s)
+        async with self._running:
+            code, output = await run_program([*self._command, action, name, value], environment, self._deadline_s)
         if code != 0:
             raise UsageError(
                 Reason.USAGE, f"the DNS hook ended with {code} on `{action} {name}`: {output or 'it said nothing'}"
@@ -91,8 +96,8 @@ def split_command(command: str, option: str) -> list[str]:
 async def run_program(words: Sequence[str], environment: Mapping[str, str], deadline_s: float) -> tuple[int, str]:
     """Run a program with more environment; return its exit code and the end of what it wrote.
 
-    A program that does not start counts as 127, one that takes longer than `deadline_s` is killed and counts as 124,
-    as in a shell. It is killed as well when the caller is cancelled.
+    A program that does not start counts as 127, one that takes longer than `deadline_s` is ended and counts as 124,
+    as in a shell. It is ended as well when the caller is cancelled.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -115,11 +120,20 @@ async def run_program(words: Sequence[str], environment: Mapping[str, str], dead
         return 124, f"it was stopped after {deadline_s:g} s"
     finally:
         if process.returncode is None:
-            # The whole group: a hook that is a script leaves no children behind.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
-            await process.wait()
+            await _end(process)
     return code, output
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a program and its children: politely, and then not. A hook that is a script leaves nobody behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_GRACE_S):
+            await process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _read_end(process: asyncio.subprocess.Process) -> str:

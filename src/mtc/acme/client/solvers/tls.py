@@ -38,12 +38,16 @@ class TLSALPNSolver:
         self._host = host
         # One context per server name; presented and withdrawn by the event loop only.
         self._contexts: dict[str, tuple[str, ssl.SSLContext]] = {}
+        self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._opening = asyncio.Lock()
 
     async def present(self, answer: Answer) -> None:
-        """Serve one more answer."""
-        self._contexts[server_name(answer.identifier)] = answer.token, _context_for(answer)
+        """Serve one more answer. A name has one at a time, so that a second CA waits until the first has looked."""
+        name = server_name(answer.identifier)
+        async with self._changed:
+            await self._changed.wait_for(lambda: name not in self._contexts)
+            self._contexts[name] = answer.token, _context_for(answer)
         async with self._opening:
             if self._server is None:
                 front = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -54,8 +58,10 @@ class TLSALPNSolver:
     async def withdraw(self, answer: Answer) -> None:
         """Serve it no longer; the last one closes the port."""
         name = server_name(answer.identifier)
-        if self._contexts.get(name, ("",))[0] == answer.token:
-            del self._contexts[name]
+        async with self._changed:
+            if self._contexts.get(name, ("",))[0] == answer.token:
+                del self._contexts[name]
+                self._changed.notify_all()
         if not self._contexts:
             await self.close()
 
