@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from tests.acme_programs import ACMEServerUnderTest, Names, is_listening, names_in, running, wait_for
+from tests.acme_programs import ACMEServerUnderTest, Names, is_listening, late_port, names_in, running, wait_for
 
 from mtc.cert import CACertificate, Certificate, CertificateRevocationList, RevocationReason, VerifiedCRL
 from mtc.testing.fleet import free_port, run_mtc
@@ -58,6 +58,12 @@ class RunningCA:
         assert sorted(found.get_values_for_type(x509.DNSName)) == sorted(names)
         return Certificate.parse(leaf)
 
+    def methods_of(self, certificate: Certificate) -> set[tuple[str, str]]:
+        """Return by what each name of a certificate was validated, as the CA's evidence for its entry tells."""
+        words = ["ca", "evidence", str(self.folder), str(certificate.serial), "--json"]
+        records = json.loads(run_mtc(words))["evidence"]
+        return {(item["identifier"]["value"], item["method"]) for item in records if item["kind"] == "validation"}
+
     def verify_revoked(self, certificate: Certificate, reason: RevocationReason | None) -> None:
         """Wait until the CA's signed list names a certificate; verify that list, and the reason."""
         until = time.monotonic() + PUBLISH_S
@@ -90,7 +96,7 @@ def ca_in(folder: Path, draft: str) -> Iterator[RunningCA]:
 
 def _make(path: Path, draft: str, names: Names) -> ACMEServerUnderTest:
     """Make the folder of a CA, and its ACME server's."""
-    port, http_port, tls_port = free_port(), free_port(), free_port()
+    port, http_port, tls_port = free_port(), late_port(), late_port()
     fast = ["--round-interval", "50ms", "--listen", "none"]
     run_mtc(["ca", "init", str(path), "--id", "32473.1", "--draft", draft, *fast])
     url = f"https://localhost:{port}/acme"

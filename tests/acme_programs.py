@@ -9,6 +9,7 @@ import functools
 import http.server
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -159,6 +160,19 @@ def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen
         assert process.poll() is None, words
         assert time.monotonic() < until, words
         time.sleep(POLL_S)
+
+
+def late_port() -> int:
+    """Return a port that is free, for a program that listens there later, and again and again.
+
+    It is below those that Linux gives to connections (32768 and up), so that none of them takes it meanwhile.
+    """
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randrange(20000, 32768)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def is_listening(port: int) -> bool:

@@ -349,7 +349,8 @@ class Client:
             if document["status"] != "pending":
                 continue
             chosen = next(item for item in document["challenges"] if method in (None, item["type"]))
-            await self.post(chosen["url"], {})
+            while (await self.post(chosen["url"], {})).status == 503:
+                await asyncio.sleep(0.002)
             await self.settled(url)
 
     async def settled(self, url: str) -> Answer:

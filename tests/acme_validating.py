@@ -51,14 +51,18 @@ def problem_of(report: Report) -> tuple[str, str]:
     return str(report.problem.type), report.problem.detail
 
 
-def run(work: Callable[[NameServer], Coroutine[Any, Any, None]]) -> None:
-    """Run one test with a name server."""
+def run(
+    work: Callable[[NameServer], Coroutine[Any, Any, None]],
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Run one test with a name server. factory: of the event loop."""
 
     async def main() -> None:
         async with asyncio.timeout(30), NameServer() as names:
             await work(names)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

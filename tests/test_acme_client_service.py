@@ -1,183 +1,23 @@
 """`mtc request` as a library against a server that does what the test says: renewal, landmarks, failures, crashes."""
 
 import asyncio
-import json
 import os
-import shutil
-import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from tests.acme_script import LIFETIME, Refusal, ScriptedACME, scripted
+from tests.acme_keeping import NAME, Bench, MemoryOfNames, check_set, wish, with_server
+from tests.acme_script import LIFETIME, Refusal, scripted
 from tests.makers import NOW, SmallCA
 
-from mtc.acme.client import TransportLimits
-from mtc.acme.client.accounts import ServerChoice
-from mtc.acme.client.connection import Seams
-from mtc.acme.client.disk import Disk
-from mtc.acme.client.leaf import Leaf
-from mtc.acme.client.lineage import Kind, Wish
-from mtc.acme.client.service import Requester, RequestPlan, RequestReport, folder_name, open_requester
-from mtc.acme.client.solvers import Answer
+from mtc.acme.client.lineage import Kind
+from mtc.acme.client.service import RequestPlan, RequestReport, folder_name
 from mtc.acme.machine.identifiers import Identifier
-from mtc.acme.machine.validation import Method
 from mtc.cert import parse_certificate_chains
 from mtc.errors import ConflictError, Reason, Rejected, StorageError
 from mtc.ids import REVISIONS
 from mtc.testing.clock import FakeClock
-from mtc.wire import find_pem_block
-
-NAME = Identifier.dns("www.example.com")
-
-
-class Silence:
-    """Is told everything and keeps it."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def tell(self, kind: Kind, text: str) -> None:
-        """Keep a line."""
-        self.lines.append(f"{kind}: {text}")
-
-
-@dataclass
-class Recorder:
-    """A solver that remembers what it was asked for."""
-
-    method: Method = Method.HTTP_01
-    open: list[Answer] = field(default_factory=list)
-    seen: int = 0
-
-    async def present(self, answer: Answer) -> None:
-        """Remember."""
-        self.open.append(answer)
-        self.seen += 1
-
-    async def withdraw(self, answer: Answer) -> None:
-        """Forget."""
-        self.open.remove(answer)
-
-    async def close(self) -> None:
-        """Hold nothing."""
-
-
-class MemoryOfNames(Disk):
-    """Syncs nothing, which is what costs, and remembers what would have to be: folders with names that are not durable.
-
-    A folder that is renamed must be durable itself, or a crash of the machine leaves a whole name on half a set.
-    """
-
-    def __init__(self) -> None:
-        self.unsynced: set[Path] = set()
-
-    def make_folder(self, path: Path, mode: int) -> None:
-        """Make a folder."""
-        super().make_folder(path, mode)
-        self.unsynced.add(path.parent)
-
-    def write(self, path: Path, data: bytes, mode: int) -> None:
-        """Write a file."""
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
-        path.chmod(mode)
-        self.unsynced.add(path.parent)
-
-    def link(self, path: Path, target: str) -> None:
-        """Make a link."""
-        super().link(path, target)
-        self.unsynced.add(path.parent)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename."""
-        assert source not in self.unsynced
-        super().rename(source, target)
-        self.unsynced.add(target.parent)
-
-    def sync_folder(self, path: Path) -> None:
-        """Take note."""
-        self.unsynced.discard(path)
-
-
-@dataclass
-class Bench:
-    """A server, a clock and a folder. solver: answers challenges. told: what people would read."""
-
-    server: ScriptedACME
-    root: Path
-    plan: RequestPlan
-    solver: Recorder = field(default_factory=Recorder)
-    observer: Silence = field(default_factory=Silence)
-    disk: Disk = field(default_factory=MemoryOfNames)
-
-    @property
-    def clock(self) -> FakeClock:
-        """The only clock there is."""
-        return self.server.clock
-
-    @property
-    def folder(self) -> Path:
-        """The certificate's folder."""
-        return self.plan.folder
-
-    @property
-    def current(self) -> Path:
-        """What servers load."""
-        return self.folder / "current"
-
-    async def pause(self, seconds: float) -> None:
-        """Let time pass at once."""
-        self.clock.advance(seconds)
-        await asyncio.sleep(0)
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Requester]:
-        """Open the folder."""
-        limits = TransportLimits(deadline_s=20, attempt_s=10, attempts=2, pause_s=0.01)
-        seams = Seams(now=self.clock.now, pause=self.pause, chance=lambda: 0.5, limits=limits)
-        async with open_requester(self.plan, [self.solver], self.observer, seams=seams, disk=self.disk) as requester:
-            yield requester
-
-    async def run(
-        self, *, is_forced: bool = False, is_patient: bool = False, landmark_wait_s: float = 0.0
-    ) -> RequestReport:
-        """Run once."""
-        async with self.opened() as requester:
-            return await requester.run(is_forced=is_forced, is_patient=is_patient, landmark_wait_s=landmark_wait_s)
-
-
-def wish(server: ScriptedACME, kind: Kind = Kind.MTC, *names: Identifier) -> Wish:
-    """Return what is wanted of a server."""
-    choice = ServerChoice(directory=server.directory)
-    return Wish(kind=kind, server=choice, identifiers=names or (NAME,), key_type="ecdsa-p256", deadline_s=10)
-
-
-def with_server(root: Path, test: Callable[[Bench], Awaitable[None]], **choices: object) -> None:
-    """Run a test with a server and a plan for one certificate."""
-
-    async def run() -> None:
-        async with scripted(FakeClock(NOW), **choices) as server:
-            await test(Bench(server, root, RequestPlan(root=root, name="www.example.com", mtc=wish(server))))
-
-    asyncio.run(run())
-
-
-def check_set(folder: Path) -> Leaf:
-    """Check that what a server would load is whole: the key is the certificate's, and nobody else may read it."""
-    der = find_pem_block((folder / "standalone.pem").read_bytes(), "CERTIFICATE")
-    leaf = Leaf.parse(der)
-    key = load_pem_private_key((folder / "key.pem").read_bytes(), None)
-    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    assert spki == leaf.spki
-    assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600
-    assert find_pem_block((folder / "chain.pem").read_bytes(), "CERTIFICATE") == der
-    assert int(json.loads((folder / "state.json").read_text())["serial"], 16) == leaf.serial
-    return leaf
 
 
 def test_first_run_makes_a_set(tmp_path: Path) -> None:
@@ -334,6 +174,26 @@ def test_landmark_that_does_not_fit_is_not_kept(tmp_path: Path, what: str, text:
         bench.clock.advance(60)
         await bench.run()
         assert (bench.current / "landmark.pem").exists()
+
+    with_server(tmp_path, test)
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_landmark_is_verified_as_far_as_trust_goes(tmp_path: Path, is_right: bool) -> None:  # noqa: FBT001 - a parameter
+    """A trust store that knows the landmark's subtree decides; one that does not know it says nothing against it."""
+
+    async def test(bench: Bench) -> None:
+        bench.plan = replace(bench.plan, mtc=replace(bench.plan.mtc, trust=SmallCA().store()))
+        await bench.run()
+        await bench.run(is_forced=True)
+        subtree = bench.server.ca.trusted_subtree(0, 2)
+        known = subtree if is_right else replace(subtree, subtree_hash=bytes(32))
+        bench.plan = replace(bench.plan, mtc=replace(bench.plan.mtc, trust=SmallCA().store(subtrees=[known])))
+        bench.server.landmark_wait = None
+        bench.clock.advance(60)
+        report = await bench.run()
+        assert report.is_ok
+        assert (bench.current / "landmark.pem").exists() is is_right
 
     with_server(tmp_path, test)
 
@@ -546,6 +406,27 @@ def test_fallback_and_certificate_do_not_hinder_each_other(tmp_path: Path) -> No
     asyncio.run(run())
 
 
+def test_full_disk_of_one_is_not_the_others(tmp_path: Path) -> None:
+    """What the disk refuses to the fallback is told when the certificate is whole, and not while it is made."""
+
+    class NoRoomForFallback(MemoryOfNames):
+        def make_folder(self, path: Path, mode: int) -> None:
+            if path.parent.name == "classical" and "order" in path.name:
+                raise OSError(28, "No space left on device", str(path))
+            super().make_folder(path, mode)
+
+    async def run() -> None:
+        async with scripted(FakeClock(NOW)) as server:
+            mtc = replace(wish(server), has_classical=True)
+            plan = RequestPlan(root=tmp_path, name="www.example.com", mtc=mtc, classical=wish(server, Kind.CLASSICAL))
+            bench = Bench(server, tmp_path, plan, disk=NoRoomForFallback())
+            with pytest.raises(StorageError, match=r"classical/\.order\.new: no space left"):
+                await bench.run()
+            check_set(bench.current)
+
+    asyncio.run(run())
+
+
 def hook_of(folder: Path) -> tuple[str, Path]:
     """Return a hook that writes down what it is told, and fails while a file says so; and where it writes."""
     folder.mkdir(parents=True)
@@ -633,106 +514,6 @@ def test_daemon_sleeps_until_something_is_due(tmp_path: Path) -> None:
         assert bench.server.calls["directory"] < 20
 
     with_server(tmp_path, test)
-
-
-class Crash(BaseException):
-    """What no handler of errors catches, as a killed process catches nothing."""
-
-
-class FailingDisk(MemoryOfNames):
-    """Crashes at the n-th system call: before it, or after it."""
-
-    def __init__(self, at: int, *, is_kept: bool, error: type[BaseException] = Crash) -> None:
-        super().__init__()
-        self.left, self._is_kept, self._error = at, is_kept, error
-        for name in ("make_folder", "write", "link", "hard_link", "rename", "unlink", "remove_folder", "sync_folder"):
-            setattr(self, name, self._failing(getattr(self, name)))
-
-    def _failing(self, call: Callable[..., None]) -> Callable[..., None]:
-        def failing(*arguments: object) -> None:
-            self.left -= 1
-            if self.left == 0 and not self._is_kept:
-                raise self._error
-            call(*arguments)
-            if self.left == 0:
-                raise self._error
-
-        return failing
-
-
-def _crashes(tmp_path: Path, *, is_kept: bool, error: type[BaseException], outcome: type[BaseException]) -> None:
-    """Crash a renewal at each system call, look at what servers would load, and go on."""
-
-    async def test(bench: Bench) -> None:
-        bench.server.landmark_wait = None
-        await bench.run()
-        first = check_set(bench.current)
-        template = tmp_path / "template"
-        shutil.copytree(bench.root, template, symlinks=True)
-        bench.clock.advance(LIFETIME.total_seconds() * 0.8)
-        at, made_twice = 0, 0
-        while True:
-            at += 1
-            shutil.rmtree(bench.root)
-            shutil.copytree(template, bench.root, symlinks=True)
-            before = bench.server.issued()
-            bench.disk = disk = FailingDisk(at, is_kept=is_kept, error=error)
-            try:
-                await bench.run()
-            except outcome:
-                # Old or new, but whole.
-                check_set(bench.current)
-                bench.disk = MemoryOfNames()
-                report = await bench.run()
-                assert report.is_ok
-            leaf = check_set(bench.current)
-            assert leaf.not_before > first.not_before
-            assert check_set(bench.folder / "previous").serial == first.serial
-            assert (bench.current / "landmark.pem").exists()
-            assert not [path for path in bench.root.rglob(".*") if path.name.endswith((".new", ".old"))]
-            assert not (bench.folder / "order").exists()
-            made_twice += bench.server.issued() - before - 1
-            if disk.left > 0:
-                break
-        assert at > 30, "a renewal is more than that"
-        assert made_twice == 0, "an order that was under way is gone on with"
-
-    with_server(tmp_path / "out", test)
-
-
-@pytest.mark.parametrize("is_kept", [False, True], ids=["lost", "kept"])
-def test_crashes_leave_a_whole_set(tmp_path: Path, is_kept: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """A process that dies at any system call leaves the old or the new set whole; the next run goes on."""
-    _crashes(tmp_path, is_kept=is_kept, error=Crash, outcome=Crash)
-
-
-def test_full_disk_leaves_a_whole_set(tmp_path: Path) -> None:
-    """A disk that refuses any one call is reported as such; the old set stays whole, and the next run goes on."""
-    _crashes(tmp_path, is_kept=False, error=OSError, outcome=StorageError)
-
-
-def test_first_run_survives_crashes(tmp_path: Path) -> None:
-    """A crash at any system call of the very first run costs at most one account key that nobody knows, and no set."""
-
-    async def test(bench: Bench) -> None:
-        at = 0
-        while True:
-            at += 1
-            bench.plan = replace(bench.plan, root=tmp_path / f"out-{at}")
-            bench.disk = disk = FailingDisk(at, is_kept=False)
-            try:
-                await bench.run()
-            except Crash:
-                if bench.current.exists():
-                    check_set(bench.current)
-                bench.disk = MemoryOfNames()
-                assert (await bench.run()).is_ok
-            check_set(bench.current)
-            if disk.left > 0:
-                break
-        assert at > 20
-
-    with_server(tmp_path / "out-1", test)
 
 
 def test_folder_names_are_names_of_files() -> None:

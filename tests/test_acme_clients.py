@@ -36,14 +36,17 @@ def older_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCA]:
 
 
 def test_certbot(ca: RunningCA, tmp_path: Path) -> None:
-    """Debian's certbot issues with http-01 from its own web server, renews and revokes; each is one entry."""
+    """Debian's certbot issues with http-01 from its own web server, renews when it is due, revokes; each is one entry."""
     before = ca.tree_size
     certbot = Certbot(ca.server, tmp_path)
     first = ca.verify(certbot.issue("a.example.test", "b.example.test"), "a.example.test", "b.example.test")
+    certbot.renew_if_due("a.example.test")
+    assert ca.tree_size == before + 1
     second = ca.verify(certbot.renew("a.example.test"), "a.example.test", "b.example.test")
     assert second.serial > first.serial
     assert second.spki != first.spki
     assert ca.tree_size == before + 2
+    assert ca.methods_of(second) == {("a.example.test", "http-01"), ("b.example.test", "http-01")}
     certbot.revoke("a.example.test")
     ca.verify_revoked(second, RevocationReason.SUPERSEDED)
     assert ca.tree_size == before + 2
@@ -52,7 +55,8 @@ def test_certbot(ca: RunningCA, tmp_path: Path) -> None:
 def test_certbot_by_dns(ca: RunningCA, tmp_path: Path) -> None:
     """Debian's certbot issues a wildcard and the name below it with dns-01, two TXT records at one name."""
     names = ("w.example.test", "*.w.example.test")
-    ca.verify(Certbot(ca.server, tmp_path).issue_by_dns(*names), *names)
+    issued = ca.verify(Certbot(ca.server, tmp_path).issue_by_dns(*names), *names)
+    assert ca.methods_of(issued) == {(name, "dns-01") for name in names}
 
 
 def test_certbot_is_told_of_caa(ca: RunningCA, tmp_path: Path) -> None:
@@ -92,9 +96,12 @@ def test_certbot_is_told_who_did_not_answer(ca: RunningCA, tmp_path: Path) -> No
 
 
 def test_dehydrated(ca: RunningCA, tmp_path: Path) -> None:
-    """Debian's dehydrated issues with http-01 from a web server's folder, renews, and revokes."""
+    """Debian's dehydrated issues with http-01 from a web server's folder, renews when it is due, and revokes."""
     dehydrated = Dehydrated(ca.server, tmp_path)
     first = ca.verify(dehydrated.issue("d.example.test"), "d.example.test")
+    before = ca.tree_size
+    dehydrated.renew_if_due("d.example.test")
+    assert ca.tree_size == before
     second = ca.verify(dehydrated.renew("d.example.test"), "d.example.test")
     assert second.serial > first.serial
     dehydrated.revoke("d.example.test")
@@ -135,9 +142,12 @@ def test_node_client(ca: RunningCA, tmp_path: Path) -> None:
 
 
 def test_lego(older_ca: RunningCA, tmp_path: Path) -> None:
-    """Debian's lego issues with http-01 from its own web server, renews, and revokes."""
+    """Debian's lego issues with http-01 from its own web server, renews when it is due, and revokes."""
     lego = Lego(older_ca.server, tmp_path)
     first = older_ca.verify(lego.issue("l.example.test", "l2.example.test"), "l.example.test", "l2.example.test")
+    before = older_ca.tree_size
+    lego.renew_if_due("l.example.test")
+    assert older_ca.tree_size == before
     second = older_ca.verify(lego.renew("l.example.test"), "l.example.test", "l2.example.test")
     assert second.serial > first.serial
     lego.revoke("l.example.test")
@@ -146,13 +156,22 @@ def test_lego(older_ca: RunningCA, tmp_path: Path) -> None:
 
 def test_lego_by_tls(older_ca: RunningCA, tmp_path: Path) -> None:
     """Debian's lego issues with tls-alpn-01."""
-    older_ca.verify(Lego(older_ca.server, tmp_path).issue_by_tls("lt.example.test"), "lt.example.test")
+    issued = older_ca.verify(Lego(older_ca.server, tmp_path).issue_by_tls("lt.example.test"), "lt.example.test")
+    assert older_ca.methods_of(issued) == {("lt.example.test", "tls-alpn-01")}
 
 
 def test_lego_by_dns(older_ca: RunningCA, tmp_path: Path) -> None:
     """Debian's lego issues a wildcard and its own name with dns-01."""
     names = ("ld.example.test", "*.ld.example.test")
     older_ca.verify(Lego(older_ca.server, tmp_path).issue_by_dns(*names), *names)
+
+
+def test_lego_takes_no_harm_from_alternates(tmp_path: Path) -> None:
+    """Of a CA of draft -04 lego gets the one chain that there is, though it fetches every alternate it is shown."""
+    folder = tmp_path / "lego"
+    folder.mkdir()
+    with ca_in(tmp_path, "plants-04") as oldest:
+        oldest.verify(Lego(oldest.server, folder).issue("l4.example.test"), "l4.example.test")
 
 
 @pytest.mark.parametrize("method", ["http", "tls-alpn"])

@@ -1,6 +1,7 @@
 """The name server for tests, and the stub resolver that asks it."""
 
 import asyncio
+import pickle
 
 import dns.asyncquery
 import dns.flags
@@ -15,7 +16,7 @@ from mtc.acme.validation import DNSSEC, ValidationSettings, check_resolver
 from mtc.acme.validation.findings import Findings, ValidationError
 from mtc.acme.validation.resolver import Answer, Resolver
 from mtc.acme.validation.settings import Server
-from mtc.errors import Error, FormatError, PeerError, Reason, UsageError
+from mtc.errors import FormatError, PeerError, Reason, Rejected, UsageError
 from mtc.testing.names import Failure, NameServer, Question, serve_names
 
 
@@ -279,6 +280,75 @@ def _one_alias(query: dns.message.Message) -> dns.message.Message:
     return message
 
 
+def test_referrals_are_no_answers() -> None:
+    """A server that is no resolver and points to others has not said that there are no records."""
+
+    def refer(query: dns.message.Message) -> dns.message.Message:
+        message = dns.message.make_response(query)
+        message.authority.append(dns.rrset.from_text("test.", 60, "IN", "NS", "ns.test."))
+        return message
+
+    async def work(names: NameServer) -> None:
+        names.answer_with("test", refer)
+        findings = Findings()
+        with pytest.raises(ValidationError, match="REFERRAL"):
+            await resolver(names).look_up("www.test", "CAA", findings)
+        assert findings.lookups[0].status == "REFERRAL"
+
+    run(work)
+
+
+def test_one_insecure_alias_makes_all_insecure() -> None:
+    """A chain of answers is secure when each of them is; a server's word counts only where it is to validate."""
+
+    def sign(query: dns.message.Message) -> dns.message.Message:
+        message = _one_alias(query)
+        if query.question[0].name.to_text() != "2.test.":
+            message.flags |= dns.flags.AD
+        return message
+
+    async def work(names: NameServer) -> None:
+        names.answer_with("test", sign)
+        validating = resolver(names, dnssec=DNSSEC.RESOLVER)
+        assert (await validating.look_up("1.test", "A", Findings())).is_secure
+        assert not (await validating.look_up("3.test", "A", Findings())).is_secure
+        assert not (await resolver(names).look_up("1.test", "A", Findings())).is_secure
+
+    run(work)
+
+
+def test_alias_to_nothing_is_asked_once() -> None:
+    """A chain that was followed to its end and led to nothing is an answer."""
+
+    async def work(names: NameServer) -> None:
+        names.set("a.test", "CNAME", "b.test.")
+        names.set("b.test", "TXT", '"x"')
+        answer = await resolver(names).look_up("a.test", "CAA", Findings())
+        assert (answer.records, answer.name_exists, len(names.questions)) == ((), True, 1)
+
+    run(work)
+
+
+@pytest.mark.parametrize("dnssec", list(DNSSEC))
+def test_signatures_are_asked_for_where_they_count(dnssec: DNSSEC) -> None:
+    """Queries ask for recursion, fit 1232 bytes, and set DO and AD, but never CD, when the resolver validates."""
+    queries = []
+
+    def keep(query: dns.message.Message) -> dns.message.Message:
+        queries.append(query)
+        return dns.message.make_response(query)
+
+    async def work(names: NameServer) -> None:
+        names.answer_with("test", keep)
+        await resolver(names, dnssec=dnssec).look_up("a.test", "CAA", Findings())
+        is_validating = dnssec is DNSSEC.RESOLVER
+        (query,) = queries
+        assert query.flags == dns.flags.RD | (dns.flags.AD if is_validating else 0)
+        assert (bool(query.ednsflags & dns.flags.DO), query.payload) == (is_validating, 1232)
+
+    run(work)
+
+
 def test_questions_of_one_examination_are_counted() -> None:
     """After a hundred questions an examination is over."""
 
@@ -396,16 +466,21 @@ def test_servers_are_addresses(text: str, server: Server | None) -> None:
 
 def test_settings_that_cannot_be_are_refused() -> None:
     """Ports, times and counts have their ranges."""
-    for wrong in ({"http_port": 0}, {"tls_port": 70000}, {"dns_timeout_s": 0.0}, {"dns_attempts": 0}):
+    for wrong in (
+        {"http_port": 0},
+        {"tls_port": 70000},
+        {"dns_timeout_s": 0.0},
+        {"dns_attempts": 0},
+        {"dnssec_anchor": "a..b"},
+    ):
         with pytest.raises(UsageError):
-            ValidationSettings(**wrong)  # type: ignore[arg-type]  # Each has the type of its field.
+            ValidationSettings(**wrong)
 
 
 def test_errors_of_validation_are_errors_of_the_house() -> None:
     """A failed validation is policy's no, carries its problem, and survives pickling."""
-    import pickle  # noqa: PLC0415 - only here, and of our own making
-
     error = ValidationError.of(ProblemType.DNS, "no")
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - as above
-    assert isinstance(again, Error)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - of our own making
+    assert isinstance(again, ValidationError)
+    assert isinstance(again, Rejected)
     assert (again.problem, again.message) == (error.problem, "no")

@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -34,7 +36,7 @@ from tests.perspectives import (
 
 import mtc.acme.perspective.running
 from mtc.acme.machine.validation import MAX_REPORT_BYTES, Report, ValidationTask
-from mtc.acme.perspective.agent import MAX_TASK_BYTES
+from mtc.acme.perspective.agent import MAX_TASK_BYTES, parse_task
 from mtc.acme.perspective.client import open_perspectives
 from mtc.acme.perspective.config import PerspectivePeer
 from mtc.acme.perspective.folder import (
@@ -45,7 +47,7 @@ from mtc.acme.perspective.folder import (
     read_perspective_config,
 )
 from mtc.acme.perspective.pinning import pinned_context
-from mtc.errors import PeerError, Reason, UsageError
+from mtc.errors import FormatError, PeerError, Reason, UsageError
 from mtc.web.clock import SystemClock
 from mtc.web.frame import create_app
 from mtc.web.server import loop_factory, serve
@@ -155,6 +157,26 @@ def test_client_without_certificate_is_not_let_in(tmp_path: Path, run: Run) -> N
                 with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
                     async with aiohttp.ClientSession() as session, session.get(peer.url + path, ssl=context):
                         pass
+
+    run(work)
+
+
+def test_agents_speak_the_newest_tls_only(tmp_path: Path, run: Run) -> None:
+    """A known CA that would speak TLS 1.2, in which its certificate crosses in the clear, is not answered."""
+    folder = make_folder(tmp_path / "agent")
+    identity = make_identity(tmp_path / "ca", folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(identity.certificate, identity.key)
+
+    async def work() -> None:
+        async with running_agent(folder, FakePerspective("eu-1", "ripe")) as (_, peer):
+            async with aiohttp.ClientSession() as session, session.get(peer.url + "/health", ssl=context) as response:
+                assert response.status == 200
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            with pytest.raises((aiohttp.ClientError, ssl.SSLError)):
+                async with aiohttp.ClientSession() as session, session.get(peer.url + "/health", ssl=context):
+                    pass
 
     run(work)
 
@@ -272,7 +294,8 @@ def test_agent_that_takes_too_long(tmp_path: Path, run: Run) -> None:
             with pytest.raises(PeerError, match=r"perspective eu-1 at .* does not answer in 0\.3 s"):
                 await ask(peer, identity, deadline_s=0.3)
             assert fake.seen == [TASK]
-            await until(lambda: fake.ended == 1)
+            async with asyncio.timeout(10):
+                await until(lambda: fake.ended == 1)
 
     run(work)
 
@@ -307,6 +330,34 @@ def test_agent_takes_only_tasks(tmp_path: Path, body: bytes, status: int) -> Non
             assert len(fake.seen) == (status == 200)
 
     asyncio.run(work())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(TASK.to_json())), JSON)
+def test_any_other_task_is_a_format_error(key: str, value: object) -> None:
+    """Whatever stands in one place of a task, it is a task that can be sent again, or a FormatError."""
+    try:
+        task = parse_task(json.dumps(TASK.to_json() | {key: value}).encode())
+    except FormatError:
+        return
+    assert parse_task(json.dumps(task.to_json()).encode()) == task
+
+
+@given(st.sampled_from(sorted(report("eu-1", "ripe").to_json())), JSON)
+def test_any_other_report_is_a_format_error(key: str, value: object) -> None:
+    """Whatever stands in one place of a report, it is a report that can be kept, or a FormatError."""
+    document = json.loads(json.dumps(report("eu-1", "ripe").to_json() | {key: value}))
+    try:
+        made = Report.of_json(document)
+    except FormatError:
+        return
+    assert Report.of_json(made.to_json()) == made
 
 
 @asynccontextmanager
@@ -421,10 +472,12 @@ def test_redirect_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("started", "finished"), [(-3600, -3600), (3600, 3600), (0, -1), (-3600, 0)], ids=["past", "future", "back", "long"]
+    ("started", "finished", "is_good"),
+    [(-3600, -3600, False), (3600, 3600, False), (0, -1, False), (-3600, 0, False), (-60, 0, True), (200, 200, True)],
+    ids=["past", "future", "back", "long", "slow", "a little ahead"],
 )
-def test_report_from_another_time_is_refused(tmp_path: Path, started: int, finished: int) -> None:
-    """A report says when something was seen; one by a clock that is wrong is no evidence. A long look is one."""
+def test_report_from_another_time_is_refused(tmp_path: Path, started: int, finished: int, is_good: bool) -> None:  # noqa: FBT001 - a case
+    """A report says when something was seen; one by a clock that is more than five minutes off is no evidence."""
     folder = make_folder(tmp_path / "agent")
     identity = make_identity(tmp_path / "ca", folder)
 
@@ -435,7 +488,7 @@ def test_report_from_another_time_is_refused(tmp_path: Path, started: int, finis
 
     async def work() -> None:
         async with lying_agent(folder, answer) as peer:
-            if (started, finished) == (-3600, 0):
+            if is_good:
                 await ask(peer, identity)
             else:
                 await refused(peer, identity, Reason.CLOCK, "clock")

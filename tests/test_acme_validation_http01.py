@@ -21,7 +21,7 @@ from tests.acme_validating import (
 
 from mtc.acme.machine.validation import Report
 from mtc.acme.validation.http_answer import MAX_BODY_BYTES, MAX_HEAD_BYTES
-from mtc.testing.names import NameServer
+from mtc.testing.names import Failure, NameServer
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -159,6 +159,30 @@ def test_redirects_are_followed() -> None:
             assert "\r\nHost: other.test:443\r\n" in target.requests[0]
 
     run(work)
+
+
+@pytest.mark.parametrize("status", ["302 Found", "404 Not Found"])
+def test_bodies_of_other_answers_are_not_read(status: str) -> None:
+    """Only the body of status 200 is read: a redirect or an error counts when its header is there."""
+    hops = {
+        PATH: f"HTTP/1.1 {status}\r\nLocation: /x\r\nContent-Length: 999999999\r\n\r\nx".encode(),
+        "/x": response(),
+    }
+    report = examine(Site(lambda path: hops[path]))
+    if status.startswith("302"):
+        assert report.problem is None
+    else:
+        assert "status 404" in problem_of(report)[1]
+
+
+def test_bytes_after_the_answer_are_ignored() -> None:
+    """What follows an answer, another answer or garbage, changes nothing about it."""
+    for more in (response(b"other"), b"garbage", b"HTTP/1.1 500 No\r\n\r\n"):
+        right, wrong = response() + more, response(b"wrong") + more
+        assert examine(Site({PATH: right}.__getitem__)).problem is None
+        assert problem_of(examine(Site({PATH: wrong}.__getitem__)))[0] == "incorrectResponse"
+    report = examine(Site(lambda path: redirect("/x") + redirect("/y") if path == PATH else response(status="410 No")))
+    assert f"http://www.test/x from {PUBLIC}" in problem_of(report)[1]
 
 
 def test_redirect_loops_end() -> None:
@@ -302,6 +326,23 @@ def test_private_addresses_beside_public_ones_are_left_out() -> None:
             names.set("www.test", "AAAA", "fd00::1")
             assert (await perspective(names, internet).examine(task("www.test"))).problem is None
             assert internet.dialed == [(PUBLIC, 80)]
+
+    run(work)
+
+
+def test_addresses_that_cannot_be_looked_up_are_a_problem_of_dns() -> None:
+    """One type of address that fails does not matter when there is the other; else its failure is the problem."""
+
+    async def work(names: NameServer) -> None:
+        async with town(names, Site(lambda _: response())) as internet:
+            names.fail("www.test", Failure.SERVFAIL, "AAAA")
+            assert (await perspective(names, internet).examine(task("www.test"))).problem is None
+            names.set("www.test", "A")
+            kind, detail = problem_of(await perspective(names, internet).examine(task("www.test")))
+            assert (kind, "looking up AAAA of www.test failed" in detail) == ("dns", True)
+            names.remove("www.test")
+            kind, detail = problem_of(await perspective(names, internet).examine(task("www.test")))
+            assert (kind, "www.test has no A or AAAA record (NXDOMAIN from" in detail) == ("dns", True)
 
     run(work)
 

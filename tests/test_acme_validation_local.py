@@ -1,6 +1,7 @@
 """The local perspective: dns-01, CAA as it is found, and both halves of an examination together."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from tests.acme_validating import (
     run,
     task,
 )
+from tests.test_acme_validation_tlsalpn01 import challenge_certificate, server_context
 
 from mtc.acme.machine.validation import Method, Report
 from mtc.acme.seams import Perspective
@@ -23,6 +25,8 @@ from mtc.acme.validation import DNSSEC, LocalPerspective, ValidationSettings, di
 from mtc.errors import UsageError
 from mtc.testing import FakeClock
 from mtc.testing.names import Failure, NameServer
+from mtc.testing.names_wire import key_of_name
+from mtc.web.server import loop_factory
 
 DIGEST = digest_text(KEY_AUTHORIZATION)
 
@@ -128,6 +132,27 @@ def test_caa_of_the_closest_name_counts() -> None:
         kind, detail = problem_of(await examine_caa(names, "other.test"))
         assert kind == "caa"
         assert 'CAA at test does not let this CA (ca.test) issue for other.test: 0 issue "nobody.invalid"' in detail
+
+    run(work)
+
+
+def test_neighbours_get_the_same_answer() -> None:
+    """Who climbs through a name that another examination has just seen empty climbs on all the same."""
+
+    async def work(names: NameServer) -> None:
+        names.set("test", "CAA", '0 issue "nobody.invalid"')
+        looker = perspective(names)
+        for host in ("a", "b", "c"):
+            asked = task(f"{host}.deep.example.test", Method.DNS_01, control=False)
+            report = await looker.examine(asked)
+            assert problem_of(report)[0] == "caa"
+            assert report.caa_name == "test"
+            assert [lookup.name for lookup in report.lookups] == [
+                f"{host}.deep.example.test",
+                "deep.example.test",
+                "example.test",
+                "test",
+            ]
 
     run(work)
 
@@ -257,6 +282,36 @@ def test_methods_fit_identifiers(name: str, method: Method, wildcard: bool, text
     run(work)
 
 
+@pytest.mark.parametrize(
+    ("token", "key_authorization"),
+    [("", ""), ("a", "b.c"), ("a", "a"), ("a/../b", "a/../b.c"), ("a\r\nX: y", "a\r\nX: y.c"), ("ä", "ä.c")],
+)
+def test_tokens_of_tasks_are_checked(token: str, key_authorization: str) -> None:
+    """A perspective puts nothing into a request that is not a token with its key authorization."""
+
+    async def work(names: NameServer) -> None:
+        asked = replace(task("www.test"), token=token, key_authorization=key_authorization)
+        report = await perspective(names).examine(asked)
+        assert (problem_of(report)[0], report.connections) == ("malformed", ())
+
+    run(work)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x00\x09issue", b"\x00\x00ca.test", b"\x00\x05i sueca.test"])
+def test_broken_caa_forbids(data: bytes) -> None:
+    """CAA records whose form is broken are as bad as no answer."""
+
+    async def work(names: NameServer) -> None:
+        names.set("www.test", "CAA", '0 issue "ca.test"')
+        assert (await examine_caa(names, "www.test")).problem is None
+        names.set("www.test", "CAA", '0 issue "ca.test"')
+        (records,) = names._records[key_of_name("www.test")].items()
+        names._records[key_of_name("www.test")] = {records[0]: (60, (data,))}
+        assert problem_of(await examine_caa(names, "www.test"))[0] == "dns"
+
+    run(work)
+
+
 def test_report_crosses_a_wire() -> None:
     """A report says who looked and when, and survives its JSON form."""
 
@@ -304,6 +359,31 @@ def test_many_are_examined_at_once() -> None:
                 "test",
             }
 
+    run(work)
+
+
+def test_server_loops_do_as_well() -> None:
+    """On the event loop that servers run on, sockets, TLS and deadlines behave the same."""
+
+    async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def work(names: NameServer) -> None:
+        names.set("www.test", "A", "127.0.0.1")
+        tls = server_context(challenge_certificate("www.test"))
+        web, secure, dead = listening(Site(lambda _: response())), listening(silence, tls), listening(silence)
+        async with web as http_port, secure as tls_port, dead as dead_port:
+            looker = perspective(names, http_port=http_port, tls_port=tls_port)
+            for method in (Method.HTTP_01, Method.TLS_ALPN_01):
+                assert (await looker.examine(task("www.test", method))).problem is None
+            looker = perspective(names, http_port=dead_port, tls_port=dead_port, control_timeout_s=0.2)
+            for method in (Method.HTTP_01, Method.TLS_ALPN_01):
+                assert "took longer" in problem_of(await looker.examine(task("www.test", method)))[1]
+        looker = perspective(names, http_port=1, tls_port=1)
+        for method in (Method.HTTP_01, Method.TLS_ALPN_01):
+            assert "Connection refused" in problem_of(await looker.examine(task("www.test", method)))[1]
+
+    run(work, loop_factory())
     run(work)
 
 

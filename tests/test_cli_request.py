@@ -238,6 +238,30 @@ def test_interrupted_order_is_taken_up(town: Town, tmp_path: Path) -> None:
     assert state["order_url"] == order["url"]
 
 
+def test_killed_runs_come_to_one_certificate(town: Town, tmp_path: Path) -> None:
+    """Whenever a run is killed, the runs after it come to one certificate and one entry in the log."""
+
+    def tree_size() -> int:
+        return int((town.folder / "public" / "1" / "checkpoint").read_text().split("\n")[1])
+
+    before = tree_size()
+    options = town.options(tmp_path, "killed.example.com")
+    folder = tmp_path / "killed.example.com"
+    # What a run has left behind when it is killed: the account, the order, its key, the certificate.
+    for trace in ("lock", "order/order.json", "order/key.pem", "current"):
+        with _started([sys.executable, "-m", "mtc", *options]) as process:
+            until = time.monotonic() + PATIENCE_S
+            while not (folder / trace).exists() and process.poll() is None:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+            process.kill()
+            process.communicate(timeout=PATIENCE_S)
+    mtc(options)
+    verify_certificate(standalone(folder).der, town.trust, datetime.now(UTC), name="killed.example.com")
+    assert len(list((folder / "versions").iterdir())) == 1
+    assert tree_size() == before + 1
+
+
 def test_daemon_gets_the_landmark_and_ends_cleanly(town: Town, tmp_path: Path) -> None:
     """A daemon deploys, fetches the landmark-relative certificate when it is due, deploys again; SIGTERM is success."""
     log = tmp_path / "log"

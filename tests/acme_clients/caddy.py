@@ -26,8 +26,13 @@ class Site:
 
     def wait_for_chain(self, other_than: bytes = b"") -> bytes:
         """Wait until there is a chain in its storage, other than the one that is known; return it, PEM."""
-        known = {b"", other_than}
-        wait_for(lambda: self._chain() not in known, "Caddy has a certificate", self.process, self.log)
+
+        def is_new() -> bool:
+            chain = self._chain()
+            # It is not written in one piece.
+            return chain.endswith(b"-----END CERTIFICATE-----\n") and chain != other_than
+
+        wait_for(is_new, "Caddy has a certificate", self.process, self.log)
         return self._chain()
 
     def wait_until_shown(self, leaf: bytes) -> None:

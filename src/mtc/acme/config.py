@@ -204,6 +204,12 @@ def _read_profiles(tables: object, profile: Profile, file: str) -> dict[str, Iss
     return found or {"default": IssuanceProfile(name="default", description=f"Certificates of {shown}.")}
 
 
+def default_settings(profile: Profile) -> ValidationSettings:
+    """Return how a CA of this profile looks at applicants where its file says nothing."""
+    dnssec = DNSSEC.RESOLVER if profile.is_public else DNSSEC.OFF
+    return ValidationSettings(dnssec=dnssec, allows_private=not profile.is_public)
+
+
 def parse_profile_name(text: str, where: str) -> str:
     """Return the name of a profile. Raises UsageError that begins with `where`."""
     if not _PROFILE_NAME.fullmatch(text):
@@ -222,7 +228,7 @@ def _read_validation(section: Section, profile: Profile) -> ValidationChoices:
     default = ValidationChoices()
     return ValidationChoices(
         methods=tuple(Method(name) for name in methods) or default.methods,
-        settings=read_settings(section, is_public=profile.is_public),
+        settings=read_settings(section, default_settings(profile)),
         reuse=section.duration("reuse") or default.reuse,
         caa_reuse=section.duration("caa_reuse") or default.caa_reuse,
     )

@@ -33,9 +33,9 @@ from mtc.acme.server.http import ACMEServer
 from mtc.acme.sqlite import DATABASE_NAME, EVIDENCE_NAME, SQLiteACMEStore
 from mtc.acme.validation.local import LocalPerspective
 from mtc.acme.validation.settings import DNSSEC
+from mtc.ca.config import CAConfig
 from mtc.ca.service import RunningCA
 from mtc.errors import Error, Reason, StorageError
-from mtc.profile import Profile
 from mtc.web.frame import FrameChoices, Limits, create_app
 from mtc.web.logs import open_logger
 from mtc.web.server import Listening, serve
@@ -71,15 +71,20 @@ async def open_validator(ca: RunningCA, config: ACMEConfig) -> AsyncIterator[Val
     settings = config.validation.settings
     is_strict = folder.config.profile.is_public and not config.is_for_tests
     rule = PUBLIC_RULE if is_strict else PRIVATE_RULE
+
+    def observe(perspective: str, result: str, seconds: float) -> None:
+        ca.parts.metrics.count("mtc_acme_perspectives_total", perspective=perspective, result=result)
+        ca.parts.metrics.observe("mtc_acme_perspective_seconds", seconds, perspective=perspective)
+
     async with contextlib.AsyncExitStack() as stack:
         primary = LocalPerspective(settings, clock=clock)
         if settings.dnssec is DNSSEC.RESOLVER:
             await primary.check()
         remotes: tuple[PerspectiveClient, ...] = ()
         if config.perspectives:
-            identity = open_identity(folder.path / FOLDER_NAME, f"ca-{folder.config.ca_id}", clock.now())
+            identity = _open_identity(folder.path, str(folder.config.ca_id), clock.now())
             remotes = await stack.enter_async_context(open_perspectives(config.perspectives, identity, clock=clock))
-        yield Corroborator(primary, remotes, rule)
+        yield Corroborator(primary, remotes, rule, observe=observe)
 
 
 @asynccontextmanager
@@ -148,13 +153,18 @@ async def _open_tls(stack: contextlib.AsyncExitStack, ca: RunningCA, config: ACM
     return tls.context
 
 
-def make_acme(folder: Path, profile: Profile, config: ACMEConfig, now: datetime) -> bool:
-    """Write the configuration of an ACME server into a CA's folder, and make its bootstrap certificate.
+def _open_identity(folder: Path, ca_id: str, now: datetime) -> TLSFiles:
+    """Return by which certificate remote perspectives know a CA; made the first time."""
+    return open_identity(folder / FOLDER_NAME, f"ca-{ca_id}", now)
+
+
+def make_acme(folder: Path, ca: CAConfig, config: ACMEConfig, now: datetime) -> bool:
+    """Write the configuration of an ACME server into a CA's folder, and make its certificates.
 
     Returns False when there is one already; then nothing is changed. Raises UsageError, StorageError.
     """
     path = folder / CONFIG_NAME
-    check_config(config, profile, CONFIG_NAME)
+    check_config(config, ca.profile, CONFIG_NAME)
     if path.exists():
         return False
     home = folder / FOLDER_NAME
@@ -162,7 +172,8 @@ def make_acme(folder: Path, profile: Profile, config: ACMEConfig, now: datetime)
         home.mkdir(mode=0o700, exist_ok=True)
         if config.tls == "bootstrap":
             ensure_bootstrap(home, [config.hostname], now)
-        write_whole(path, format_acme_config(config, profile).encode(), 0o644)
+        _open_identity(folder, str(ca.ca_id), now)
+        write_whole(path, format_acme_config(config, ca.profile).encode(), 0o644)
     except OSError as error:
         raise StorageError(Reason.STORAGE, f"{path} cannot be written: {(error.strerror or '').lower()}") from None
     return True

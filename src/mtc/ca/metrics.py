@@ -45,6 +45,13 @@ METRICS = (
     ),
     Metric("mtc_acme_validation_seconds", _HISTOGRAM, "How long a validation takes.", (), SLOW),
     Metric("mtc_acme_validations_running", _GAUGE, "Validations that run or wait."),
+    Metric(
+        "mtc_acme_perspectives_total",
+        _COUNTER,
+        "Looks of each perspective, by result: agrees, disagrees, silent.",
+        ("perspective", "result"),
+    ),
+    Metric("mtc_acme_perspective_seconds", _HISTOGRAM, "How long a look takes.", ("perspective",), SLOW),
     Metric("mtc_acme_finalized_total", _COUNTER, "Orders finalized, by what became of them.", ("result",)),
     Metric("mtc_acme_problems_total", _COUNTER, "Problem documents sent, by type.", ("type",)),
     Metric("mtc_acme_limited_total", _COUNTER, "Requests refused by a rate limit.", ("limit",)),

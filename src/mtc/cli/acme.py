@@ -268,11 +268,19 @@ def _key_value(kind: str, value: str) -> str:
     return hashlib.sha256(spki).hexdigest()
 
 
+def _new_secret() -> bytes:
+    """Return an HMAC key whose base64url does not begin with a hyphen, which clients would take for an option."""
+    # The first character is a hyphen for the six bits 111110.
+    while (secret := secrets.token_bytes(_SECRET_BYTES))[0] >> 2 == 62:
+        pass
+    return secret
+
+
 def add_external(folder: str, *, kid: str | None, allowed_names: str, note: str, as_json: bool) -> None:
     """Make a key for external account binding, and print it once."""
     account = ExternalAccount(
-        kid=kid or secrets.token_urlsafe(12),
-        secret=secrets.token_bytes(_SECRET_BYTES),
+        kid=kid or secrets.token_hex(12),
+        secret=_new_secret(),
         created=_now(),
         allowed_names=parse_names(allowed_names),
         note=note,

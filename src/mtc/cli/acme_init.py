@@ -18,6 +18,7 @@ from mtc.acme.config import (
     parse_profile_name,
     read_acme_config,
 )
+from mtc.acme.perspective.client import CERTIFICATE_NAME as CERTIFICATE_NAME_OF_CA
 from mtc.acme.serve import make_acme
 from mtc.acme.validation.settings import DNSSEC, ValidationSettings
 from mtc.ca.config import check_prefix_url, parse_address, parse_duration, read_config
@@ -27,6 +28,7 @@ from mtc.web.clock import SystemClock
 from mtc.web.tls import CERTIFICATE_NAME
 
 _PORT = 14000
+_HTTP_PORT = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class ACMEInitOptions:
 def run_acme_init(options: ACMEInitOptions) -> None:
     """Write `acme.toml` for a CA, or see that it is there."""
     path = Path(options.folder)
-    profile = read_config(path).profile
+    ca = read_config(path)
+    profile = ca.profile
     url = check_prefix_url(options.url)
     listen = parse_address(options.listen or f"127.0.0.1:{urlsplit(url).port or _PORT}")
     if listen is None:
@@ -76,7 +79,7 @@ def run_acme_init(options: ACMEInitOptions) -> None:
             )
         ),
     )
-    is_new = make_acme(path, profile, config, SystemClock().now())
+    is_new = make_acme(path, ca, config, SystemClock().now())
     current = read_acme_config(path, profile)
     assert current is not None, "it was written just now, or was there before"
     _print(options, current, is_new=is_new)
@@ -112,8 +115,10 @@ def _print(options: ACMEInitOptions, config: ACMEConfig, *, is_new: bool) -> Non
     rows.add_row(CONFIG_NAME, "configuration of the ACME server, commented")
     if trusted is not None:
         rows.add_row(f"{FOLDER_NAME}/{CERTIFICATE_NAME}", "its bootstrap certificate; clients trust this file")
+    rows.add_row(f"{FOLDER_NAME}/{CERTIFICATE_NAME_OF_CA}", "by which remote perspectives know the CA")
     out.print(rows)
     out.print("\nNext:\n")
     out.print(f"  mtc ca serve {name}", style="cyan")
     trust = "" if trusted is None else f" --ca-file {shown(trusted)}"
-    out.print(f"  mtc request --server {shown(directory)}{trust} --dns www.example.com --out DIR", style="cyan")
+    port = "" if options.http_port == _HTTP_PORT else f" --http-port {options.http_port}"
+    out.print(f"  mtc request --server {shown(directory)}{trust} --dns www.example.com{port} --out DIR", style="cyan")

@@ -1,7 +1,7 @@
 """`mtc demo`: a certification authority on this machine issues both forms of certificate, and one breaks.
 
 It is a real one, with files, a register and a signer process, in a folder that can be served and checked afterwards.
-Keys and names are made up; nothing listens and nothing is fetched.
+Keys and names are made up; one certificate is obtained over ACME on loopback, and nothing leaves this machine.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from rich.markup import escape
 from rich.rule import Rule
 
 from mtc import __version__
-from mtc.ca.authority import Issued
 from mtc.ca.config import CONFIG_NAME, CAConfig
 from mtc.ca.folder import create_folder
 from mtc.ca.requests import IssuanceRequest
 from mtc.ca.service import RunningCA, open_ca
 from mtc.cert import Certificate, entry_hash, parse_certificate_chains
+from mtc.cli.demo_acme import Shop, new_shop_key, open_shop, read_reports, tell_order
 from mtc.cli.demo_cosign import tell_cosigners
 from mtc.cli.output import console, table, write_new_file
 from mtc.cli.pictures import draw_intervals, draw_path, trace_path
@@ -55,6 +55,7 @@ BATCHES = 5
 HOST = "shop.example.com"
 CA_FOLDER = "ca"
 _LANDMARK_INTERVAL = timedelta(seconds=1)
+_PATIENCE_S = 30.0
 
 
 class _Clock(SystemClock):
@@ -78,24 +79,29 @@ class _Clock(SystemClock):
 
 @dataclass(slots=True)
 class _Story:
-    """What happened. sizes: of the log after each batch. issued: what the shop got."""
+    """What happened. sizes: of the log after each batch. pem: what the shop got."""
 
     sizes: list[int] = field(default_factory=lambda: [0])
-    issued: Issued | None = None
+    pem: bytes = b""
+
+    @property
+    def certificate(self) -> Certificate:
+        """The shop's standalone certificate."""
+        return Certificate.parse(parse_certificate_chains(self.pem)[0].certificates[0])
 
 
 def run_demo(folder_name: str, entries: int, *, with_cosigners: bool = True) -> None:
     """Run the whole story and leave its files in the folder. with_cosigners: as processes of their own."""
     configure_logs(sys.stderr, level=logging.ERROR)
     out = console()
-    folder = asyncio.run(_tell(out, folder_name, entries))
+    folder, index = asyncio.run(_tell(out, folder_name, entries))
     if with_cosigners:
-        tell_cosigners(out, folder, 5)
-    _show_next(out, folder_name, 6 if with_cosigners else 5)
+        tell_cosigners(out, folder, 6)
+    _show_next(out, folder_name, index, 7 if with_cosigners else 6)
 
 
-async def _tell(out: Console, folder_name: str, entries: int) -> Path:
-    """Tell the story of a CA alone, step by step; return the folder of the files."""
+async def _tell(out: Console, folder_name: str, entries: int) -> tuple[Path, int]:
+    """Tell the story of a CA alone, step by step; return the folder of the files, and the shop's entry."""
     folder = _prepare_folder(folder_name)
     out.print(f"[bold]mtc {__version__}[/] · draft {DEFAULT_REVISION} · kernel {active_kernel().name}\n")
     clock = _Clock()
@@ -106,9 +112,12 @@ async def _tell(out: Console, folder_name: str, entries: int) -> Path:
     create_folder(path, config, None, clock.now())
     async with open_ca(path, clock=clock) as ca:
         await ca.publish_lists()
-        story = await _grow(out, ca, clock, entries)
+        async with open_shop(ca, HOST) as shop:
+            story = await _grow(out, ca, clock, entries, shop)
+        out.print()
+        tell_order(out, shop, await read_reports(path, shop.order_id), story.certificate, 2)
         await _show_certificates(out, ca, clock, story, folder)
-    return folder
+        return folder, story.certificate.index
 
 
 def _prepare_folder(out: str) -> Path:
@@ -126,19 +135,19 @@ def _prepare_folder(out: str) -> Path:
     return folder
 
 
-def _requests(start: int, count: int, shop_at: int | None) -> list[IssuanceRequest]:
-    """Return requests for new P-256 keys under made-up names; one of them is the shop."""
+def _requests(start: int, count: int) -> list[IssuanceRequest]:
+    """Return requests for new P-256 keys under made-up names."""
     requests = []
     for number in range(start, start + count):
         key = generate_private_key(SECP256R1()).public_key()
-        name = HOST if number == shop_at else f"host-{number}.example.com"
+        name = f"host-{number}.example.com"
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         requests.append(IssuanceRequest(spki=spki, dns_names=(name,), request_key=name.encode()))
     return requests
 
 
-async def _grow(out: Console, ca: RunningCA, clock: _Clock, entries: int) -> _Story:
-    """Issue batch by batch, allocate a landmark after each, and show what happened."""
+async def _grow(out: Console, ca: RunningCA, clock: _Clock, entries: int, shop: Shop) -> _Story:
+    """Issue batch by batch, one with the shop's order in it, allocate a landmark after each; show what happened."""
     out.print(Rule("1  A log grows", align="left", style="dim"))
     out.print(
         f"CA [bold]{CA_ID}[/] certifies by appending to its log [bold]{log_id(CA_ID, 1)}[/]. Each batch is staged, "
@@ -152,22 +161,23 @@ async def _grow(out: Console, ca: RunningCA, clock: _Clock, entries: int) -> _St
     shop_at = bounds[BATCHES - 2] + (bounds[BATCHES - 1] - bounds[BATCHES - 2]) // 3
     story = _Story()
     for number in range(BATCHES):
-        requests = _requests(bounds[number], bounds[number + 1] - bounds[number], shop_at)
-        if not requests:
+        start, end = bounds[number], bounds[number + 1]
+        if start == end:
             continue
+        if has_shop := start <= shop_at < end:
+            await shop.authorize()
+        before = _requests(start, shop_at - start if has_shop else end - start)
+        after = _requests(shop_at + 1, end - shop_at - 1) if has_shop else []
         began = time.perf_counter()
-        results = await _issue(ca, requests)
+        story.pem += await _issue(ca, before, shop if has_shop else None, after)
         took = (time.perf_counter() - began) * 1000
-        for request, result in zip(requests, results, strict=True):
-            if request.dns_names == (HOST,):
-                story.issued = result
         size = ca.log.record.tree_size
         story.sizes.append(size)
         round_ = await ca.log.ledger.round_of(size - 1)
         assert round_ is not None
         covering = " ".join(map(str, round_.signatures))
         signed = sum(map(len, round_.signatures.values()))
-        rows.add_row(f"{number + 1}", f"{len(requests)}", f"{size}", covering, f"{signed}", f"{took:.0f}")
+        rows.add_row(f"{number + 1}", f"{end - start}", f"{size}", covering, f"{signed}", f"{took:.0f}")
         clock.push(_LANDMARK_INTERVAL)
         await ca.landmarks.tick()
     out.print(rows)
@@ -175,24 +185,42 @@ async def _grow(out: Console, ca: RunningCA, clock: _Clock, entries: int) -> _St
     return story
 
 
-async def _issue(ca: RunningCA, requests: Sequence[IssuanceRequest]) -> list[Issued]:
-    """Issue in one round."""
-    task = asyncio.create_task(ca.issue(requests))
-    while not task.done():
+async def _issue(
+    ca: RunningCA, before: Sequence[IssuanceRequest], shop: Shop | None, after: Sequence[IssuanceRequest]
+) -> bytes:
+    """Issue in one round, with the shop's order between the others; return what the shop got, PEM."""
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(_issue_all(ca, before))]
+    order = None
+    if shop is not None:
+        await _until_waiting(ca, len(before))
+        order = asyncio.create_task(shop.finish(new_shop_key()))
+        await _until_waiting(ca, len(before) + 1)
+        tasks += [order, asyncio.create_task(_issue_all(ca, after))]
+        await _until_waiting(ca, len(before) + 1 + len(after))
+    while not all(task.done() for task in tasks):
         await ca.log.run_round()
         await asyncio.sleep(0.001)
-    issued = []
-    for result in task.result():
+    await asyncio.gather(*tasks)
+    return b"" if order is None else order.result().pem
+
+
+async def _issue_all(ca: RunningCA, requests: Sequence[IssuanceRequest]) -> None:
+    """Issue for all. Raises what one of them was refused with."""
+    for result in await ca.issue(requests):
         if isinstance(result, Error):
             raise result
-        issued.append(result)
-    return issued
+
+
+async def _until_waiting(ca: RunningCA, count: int) -> None:
+    """Wait until so many entries wait for the next round."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while ca.log.waiting < count:  # noqa: ASYNC110 - the pool tells nobody, and servers need not know
+            await asyncio.sleep(0.001)
 
 
 def _draw_log(out: Console, sequence: LandmarkSequence, story: _Story) -> None:
     """Draw batches, landmarks and the entry of interest across the log."""
-    assert story.issued is not None
-    index = story.issued.index
+    index = story.certificate.index
     out.print("\n[bold]The log, from its first entry to its last[/]")
     sizes = story.sizes
     rows: list[tuple[str, list[tuple[int, int]], str]] = [("batches", list(pairwise(sizes)), "")]
@@ -206,33 +234,30 @@ def _draw_log(out: Console, sequence: LandmarkSequence, story: _Story) -> None:
 
 async def _show_certificates(out: Console, ca: RunningCA, clock: _Clock, story: _Story, folder: Path) -> None:
     """Show both forms for one entry, verify them, break one, and write the files."""
-    assert story.issued is not None
-    standalone = story.issued.standalone
-    certificate = Certificate.parse(standalone)
+    certificate = story.certificate
+    standalone, index = certificate.der, certificate.index
     upgraded = await ca.authority.upgrade(certificate, certificate.spki)
     relative = parse_certificate_chains(upgraded.pem.encode())[0].certificates[0]
     proof = Certificate.parse(relative).proof
     out.print()
-    out.print(Rule("2  Two certificates for one entry", align="left", style="dim"))
-    out.print(
-        f"The proof's path for [bold]{HOST}[/], entry {story.issued.index}, to landmark subtree {proof.subtree}:\n"
-    )
+    out.print(Rule("3  Two certificates for one entry", align="left", style="dim"))
+    out.print(f"The proof's path for [bold]{HOST}[/], entry {index}, to landmark subtree {proof.subtree}:\n")
     hasher = ca.parts.hasher
     leaf = entry_hash(hasher, certificate.log_entry(hasher))
-    out.print(draw_path(trace_path(hasher, proof.subtree, story.issued.index, leaf, proof.inclusion_proof)))
+    out.print(draw_path(trace_path(hasher, proof.subtree, index, leaf, proof.inclusion_proof)))
 
     signed_only = TrustStore([trusted_ca_from_certificate(ca.parts.folder.certificate)])
     store = await _with_landmarks(ca, signed_only.cas[0])
     now = clock.now()
     out.print()
-    out.print(Rule("3  A relying party verifies", align="left", style="dim"))
+    out.print(Rule("4  A relying party verifies", align="left", style="dim"))
     accepted = [
         ("standalone.pem", standalone, verify_certificate(standalone, signed_only, now, name=HOST), signed_only),
         ("landmark-relative.pem", relative, verify_certificate(relative, store, now, name=HOST), store),
     ]
     _print_sizes(out, accepted, now)
     broken = _refuse_flipped(out, relative, store, now)
-    write_new_file(folder / "standalone.pem", story.issued.pem.encode())
+    write_new_file(folder / "standalone.pem", story.pem)
     write_new_file(folder / "landmark-relative.pem", upgraded.pem.encode())
     write_new_file(folder / "broken.pem", encode_pem([PEMBlock("CERTIFICATE", broken)]))
     write_new_file(folder / "ca.pem", ca.parts.folder.certificate_pem)
@@ -287,7 +312,7 @@ def _refuse_flipped(out: Console, der: bytes, store: TrustStore, now: datetime) 
     """Flip one bit in the inclusion proof, show the refusal, and return the broken certificate."""
     at = len(der) - 3 - 16
     broken = der[:at] + bytes((der[at] ^ 1,)) + der[at + 1 :]
-    out.print(Rule("4  One bit flips", align="left", style="dim"))
+    out.print(Rule("5  One bit flips", align="left", style="dim"))
     try:
         verify_certificate(broken, store, now, name=HOST)
     except Error as error:
@@ -298,7 +323,7 @@ def _refuse_flipped(out: Console, der: bytes, store: TrustStore, now: datetime) 
     return broken
 
 
-def _show_next(out: Console, folder_name: str, number: int) -> None:
+def _show_next(out: Console, folder_name: str, index: int, number: int) -> None:
     """Say what to try."""
     out.print(Rule(f"{number}  Try it", align="left", style="dim"))
     shown = escape(folder_name)
@@ -306,5 +331,6 @@ def _show_next(out: Console, folder_name: str, number: int) -> None:
     files = " ".join(f"{shown}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
     out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} \\\n    {files}", style="cyan")
     out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
+    out.print(f"  mtc ca evidence {shown}/{CA_FOLDER} {index} [dim]# why entry {index} was logged[/]", style="cyan")
     out.print("  mtc demo rollback                   [dim]# yesterday's disk, and who remembers[/]", style="cyan")
     out.print(f"  mtc ca serve {shown}/{CA_FOLDER}        [dim]# then look at http://127.0.0.1:8080/[/]", style="cyan")

@@ -42,6 +42,12 @@ _VERIFIED = {
     "ca-certificate": "verified against the CA certificate that its server names",
     "": "not verified: no trust store (--trust) and no CA certificate at hand",
 }
+_REASONS = (
+    RevocationReason.KEY_COMPROMISE,
+    RevocationReason.AFFILIATION_CHANGED,
+    RevocationReason.SUPERSEDED,
+    RevocationReason.CESSATION_OF_OPERATION,
+)
 _ORDINARY = "an ordinary certificate, which is not verified here"
 
 
@@ -322,8 +328,8 @@ def _read_trust(file: str) -> TrustStore:
 
 
 def _parse_reason(text: str) -> int:
-    """Return the number of a reason. Raises UsageError."""
-    labels = {"unspecified": 0, **{reason.label: int(reason) for reason in RevocationReason}}
+    """Return the number of a reason that a subscriber may give. Raises UsageError."""
+    labels = {"unspecified": 0, **{reason.label: int(reason) for reason in _REASONS}}
     if text not in labels:
         raise UsageError(Reason.USAGE, f"--revoke is one of {', '.join(labels)}, not {text[:40]!r}")
     return labels[text]

@@ -13,7 +13,7 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -229,7 +229,8 @@ def ensure_identity(
     try:
         files.key.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         key = _ensure_key(files.key)
-        if not files.certificate.exists() or _is_due(files.certificate, now, margin):
+        there = read_certificate(files.certificate) if files.certificate.exists() else None
+        if there is None or (margin is not None and now >= there.not_valid_after_utc - margin):
             certificate = make_certificate(key, [x509.DNSName(_label(name))], now, lifetime)
             write_whole(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     except OSError as error:
@@ -321,11 +322,6 @@ def _is_good(path: Path, key: ec.EllipticCurvePrivateKey, wanted: Sequence[x509.
     )
 
 
-def _is_due(path: Path, now: datetime, margin: timedelta | None) -> bool:
-    """Tell whether a certificate is to be renewed. Raises UsageError."""
-    return margin is not None and now >= read_certificate(path).not_valid_after_utc - margin
-
-
 def _general_name(text: str) -> x509.GeneralName:
     """Return a DNS name or an IP address. Raises UsageError."""
     try:
@@ -404,9 +400,3 @@ def _stamp(files: TLSFiles) -> tuple[tuple[int, int, int], ...]:
 def _why(error: OSError) -> str:
     """Say what went wrong with a file."""
     return (error.strerror or str(error)).lower()
-
-
-def is_current(certificate: x509.Certificate, now: datetime) -> bool:
-    """Tell whether a time, aware, is in a certificate's validity."""
-    moment = now.astimezone(UTC)
-    return certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc

@@ -66,6 +66,18 @@ async def verify_new(  # noqa: PLR0913 - what a verdict takes
     return ""
 
 
+def check_landmark_trusted(relative: Leaf, trust: TrustStore, names: Sequence[Identifier], now: datetime) -> None:
+    """Verify a landmark-relative certificate as far as a trust store goes. Raises Rejected and others.
+
+    A store that does not have its landmark says nothing against it: that is what its clients get the other form for.
+    """
+    try:
+        check_trusted(relative, trust, now, names)
+    except Rejected as error:
+        if error.reason is not Reason.POLICY_NOT_MET:
+            raise
+
+
 async def _fetch_ca(client: ACMEClient, prefix_url: str | None) -> bytes:
     """Return the CA certificate that lies below the prefix URL, DER; nothing when it cannot be had."""
     if prefix_url is None:

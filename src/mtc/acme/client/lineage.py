@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from mtc.acme.client.acceptance import MENDABLE, fetch_plain_chain, verify_new
+from mtc.acme.client.acceptance import MENDABLE, check_landmark_trusted, fetch_plain_chain, verify_new
 from mtc.acme.client.accounts import AccountFolder, ServerChoice, retried, sign_in
 from mtc.acme.client.connection import Seams, open_configured
 from mtc.acme.client.disk import PRIVATE, NewFile, NewLink
@@ -349,6 +349,9 @@ class Keeper:
                     wait_s = asked if wait_s is None else min(wait_s, asked)
                     continue
                 check_landmark_relative(answer.chains[0], standalone)
+                if self.wish.trust is not None:
+                    relative = Leaf.parse(answer.chains[0].certificates[0])
+                    check_landmark_trusted(relative, self.wish.trust, self.wish.identifiers, self._seams.now())
             except Error as error:
                 refused = error
                 continue

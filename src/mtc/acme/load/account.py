@@ -19,7 +19,8 @@ from mtc.errors import FormatError, PeerError, Reason, Rejected
 
 _HEADERS = {"Content-Type": "application/jose+json"}
 _REGISTRY = JWSRegistry(strict_check_header=False)
-_NONCE_ATTEMPTS = 5
+_ATTEMPTS = 8
+_LONGEST_WAIT_S = 5.0
 _RETRY_S = 0.1
 Document = dict[str, object]
 """A JSON object of the server's."""
@@ -64,19 +65,21 @@ class Account:
         return answer, read_object(answer.body)
 
     async def fetch(self, url: str, payload: Mapping[str, object] | None = None) -> Answer:
-        """Post a signed request and return the answer, whatever its form."""
+        """Post a signed request and return the answer, whatever its form; a server that is busy is asked again."""
         body = b"" if payload is None else json.dumps(payload).encode()
-        for _ in range(_NONCE_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             signed = self._sign(url, await self._nonce(), body)
             answer = await self._send("POST", url, signed, _HEADERS)
             if answer.status < HTTPStatus.BAD_REQUEST:
                 return answer
             problem = read_object(answer.body)
             kind = str(problem.get("type", "")).removeprefix(ERROR_NAMESPACE)
-            if kind != ProblemType.BAD_NONCE:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                await asyncio.sleep(_wait_of(answer))
+            elif kind != ProblemType.BAD_NONCE:
                 text = f"{urlsplit(url).path}: {answer.status} {kind}: {problem.get('detail')}"
                 raise Rejected(Reason.PEER, text, type=kind, status=answer.status)
-        raise PeerError(Reason.PEER, f"{url} refused {_NONCE_ATTEMPTS} nonces, each of them fresh")
+        raise PeerError(Reason.PEER, f"{url} refused {_ATTEMPTS} times: it is busy, or takes no nonce")
 
     def close(self) -> None:
         """Close the connection."""
@@ -124,6 +127,12 @@ def read_object(data: bytes) -> Document:
     if not isinstance(document, dict):
         raise FormatError(Reason.BAD_DOCUMENT, f"the server answered with something else than JSON: {data[:80]!r}")
     return document
+
+
+def _wait_of(answer: Answer) -> float:
+    """Return the seconds until a busy server may be asked again, as far as it says so."""
+    text = answer.headers.get("retry-after", "")
+    return min(float(text), _LONGEST_WAIT_S) if text.isdecimal() else _RETRY_S
 
 
 def text_of(document: Mapping[str, object], name: str) -> str:

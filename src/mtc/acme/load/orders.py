@@ -7,7 +7,6 @@ answer that was lost, or a server that died, costs a request more and not the or
 import asyncio
 import base64
 import time
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -68,11 +67,8 @@ class Orderer:
         # One key for all certificates of a client: making keys is not what is measured.
         self._key: EllipticCurvePrivateKey = generate_private_key(SECP256R1())
 
-    async def order(self, name: str, told: Callable[[Ordered], None] | None = None) -> Ordered:
-        """Order a certificate for a name and return what came of it; only the transport's errors are raised.
-
-        told: hears of the order as soon as the server has given it a URL.
-        """
+    async def order(self, name: str) -> Ordered:
+        """Order a certificate for a name and return what came of it; only the transport's errors are raised."""
         result = Ordered(name, time.perf_counter())
         try:
             async with asyncio.timeout(self._pace.deadline_s):
@@ -80,8 +76,6 @@ class Orderer:
                 async with self._gate:
                     answer, document = await self._account.post(self._account.resource("newOrder"), wanted)
                 result.url = location_of(answer)
-                if told is not None:
-                    told(result)
                 await self._drive(result, document)
         except TimeoutError:
             result.problem = f"no certificate after {self._pace.deadline_s:.0f} s; states: {' '.join(result.states)}"

@@ -7,12 +7,12 @@ Spec: RFC 8555, "Resources" and "Status Changes"; RFC 9773, "Extensions to the O
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from mtc.acme.machine.identifiers import Identifier
-from mtc.acme.machine.problems import Problem
+from mtc.acme.machine.problems import Problem, ProblemType, compound
 from mtc.acme.machine.validation import Method
 
 REQUEST_KEY_PREFIX = b"acme/"
@@ -197,6 +197,19 @@ class Order:
         if all(status in (AuthorizationStatus.VALID, AuthorizationStatus.PENDING) for status in authorizations):
             return OrderStatus.PENDING
         return OrderStatus.INVALID
+
+
+def explain_failure(authorizations: Sequence[Authorization]) -> Problem | None:
+    """Return why an order is invalid: what its authorizations say, by identifier; None when no challenge failed."""
+    problems = [
+        replace(challenge.error, identifier=item.identifier)
+        for item in authorizations
+        for challenge in item.challenges
+        if challenge.error is not None
+    ]
+    if not problems:
+        return None
+    return compound(ProblemType.UNAUTHORIZED, "some identifiers were not validated", problems)
 
 
 def order_id_of(request_key: bytes) -> str | None:

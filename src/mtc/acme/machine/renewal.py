@@ -33,7 +33,10 @@ class CertificateID:
         # The content of a DER INTEGER: no needless zero in front, and not negative.
         if value < 0 or value >= SERIAL_LIMIT or (len(serial) > 1 and serial[0] == 0 and serial[1] < 0x80):
             raise FormatError(Reason.BAD_TEXT, "the serial number is not as DER encodes it, or too large for this CA")
-        return CertificateID(decode_base64url(left, "the key identifier"), value)
+        identifier = CertificateID(decode_base64url(left, "the key identifier"), value)
+        if str(identifier) != text:
+            raise FormatError(Reason.BAD_BASE64, f"{text[:80]!r} has bits behind the end of its base64url")
+        return identifier
 
     def __str__(self) -> str:
         """Return the text."""

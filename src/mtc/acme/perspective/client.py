@@ -135,9 +135,12 @@ class PerspectiveClient:
         except FormatError as error:
             raise self._fault(error.reason, f"sends no report: {error.message}") from None
         now = self._context.now()
-        if report.finished < report.started or abs(now - report.finished) > CLOCK_TOLERANCE:
+        is_now = max(abs(now - report.started), abs(now - report.finished)) <= CLOCK_TOLERANCE
+        if report.finished < report.started or not is_now:
             raise self._fault(
-                Reason.CLOCK, f"says that it finished at {report.finished.isoformat()}; compare its clock with ours"
+                Reason.CLOCK,
+                f"says that it looked from {report.started.isoformat()} to {report.finished.isoformat()}; compare its "
+                "clock with ours",
             )
         return report
 

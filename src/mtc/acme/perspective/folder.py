@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from mtc.acme.perspective.config import parse_name
-from mtc.acme.validation.settings import DNSSEC, ValidationSettings
+from mtc.acme.validation.choices import format_settings, read_settings
+from mtc.acme.validation.settings import ValidationSettings
 from mtc.ca.config import parse_address
 from mtc.ca.sections import Section, read_tables
 from mtc.errors import Reason, StorageError, UsageError
@@ -100,7 +101,7 @@ def parse_perspective_config(data: bytes, file: str = CONFIG_NAME) -> Perspectiv
         listen=top.parsed("listen", parse_address, None) or DEFAULT_LISTEN,
         monitoring=top.parsed("monitoring", parse_address, None),
         examinations=MAX_EXAMINATIONS if examinations is None else examinations,
-        looking=_read_looking(looking),
+        looking=read_settings(looking, ValidationSettings()),
         clients=clients,
     )
     if not config.examinations:
@@ -121,33 +122,9 @@ def _read_client(section: Section) -> AllowedClient:
     return AllowedClient(parse_certificate(text.encode(), section.where("certificate")))
 
 
-def _read_looking(section: Section) -> ValidationSettings:
-    """Read [validation]; its keys are those of `acme.toml`."""
-    default = ValidationSettings()
-    mode = section.text("dnssec") or default.dnssec
-    if mode not in set(DNSSEC):
-        raise UsageError(Reason.USAGE, f"{section.where('dnssec')}: {mode!r} is none of {', '.join(DNSSEC)}")
-    ports = {key: section.number(key) for key in ("http_port", "tls_port")}
-    try:
-        return ValidationSettings(
-            servers=section.texts("resolvers"),
-            dnssec=DNSSEC(mode),
-            trusted_servers=section.texts("trusted_resolvers"),
-            dnssec_anchor=section.text("dnssec_zone") or default.dnssec_anchor,
-            allows_private=section.flag("allow_private"),
-            **{key: port for key, port in ports.items() if port is not None},
-        )
-    except UsageError as error:
-        raise UsageError(error.reason, f"{section.file}: {error.message}") from None
-
-
 def format_perspective_config(config: PerspectiveConfig) -> str:
     """Return the commented file for a new perspective; `parse_perspective_config` reads it."""
-    looking = config.looking
     monitoring = "127.0.0.1:9180" if config.monitoring is None else _address(config.monitoring)
-    resolvers, trusted = (
-        ", ".join(f'"{server}"' for server in servers) for servers in (looking.servers, looking.trusted_servers)
-    )
     lines = [
         "# A remote perspective: it looks at applicants where the CAs below ask it to, and says what it saw.",
         "",
@@ -158,13 +135,7 @@ def format_perspective_config(config: PerspectiveConfig) -> str:
         f"examinations = {config.examinations}  # at once; more are answered 503",
         "",
         "[validation]  # how applicants are looked at",
-        f"resolvers = [{resolvers}]  # host:port; the system's without any. Each perspective has its own",
-        f'dnssec = "{looking.dnssec}"  # "resolver": these resolvers validate, and what is bogus fails',
-        f'dnssec_zone = "{looking.dnssec_anchor}"  # a signed zone, looked up at start to see that they do',
-        f"trusted_resolvers = [{trusted}]  # validating ones beyond this machine, on a path that nobody else is on",
-        f"allow_private = {str(looking.allows_private).lower()}  # connect to addresses that are not public",
-        f"http_port = {looking.http_port}",
-        f"tls_port = {looking.tls_port}",
+        *format_settings(config.looking),
         "",
         "# CAs that may ask, each under a line [[client]] with its certificate; mtc perspective allow adds one.",
         "",

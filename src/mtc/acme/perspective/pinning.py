@@ -11,7 +11,7 @@ from datetime import datetime
 from cryptography import x509
 
 from mtc.errors import PeerError, Reason
-from mtc.web.tls import TLSFiles, fingerprint_of, is_current, load_files
+from mtc.web.tls import TLSFiles, fingerprint_of, load_files
 
 
 class PinError(ssl.SSLCertVerificationError):
@@ -45,7 +45,7 @@ class PinnedContext(ssl.SSLContext):
                     got=fingerprint,
                 )
             )
-        if not is_current(certificate, self.now()):
+        if not certificate.not_valid_before_utc <= self.now() <= certificate.not_valid_after_utc:
             raise PinError(
                 PeerError(
                     Reason.EXPIRED,

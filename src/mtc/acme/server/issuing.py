@@ -24,8 +24,8 @@ from starlette.responses import Response
 
 from mtc.acme.machine.evidence import EvidenceRecord, RecordKind
 from mtc.acme.machine.identifiers import IdentifierType
-from mtc.acme.machine.jws import decode_base64url
-from mtc.acme.machine.orders import Account, Authorization, Finalized, Order, OrderStatus, Place
+from mtc.acme.machine.jws import PublicKey, decode_base64url
+from mtc.acme.machine.orders import Account, Authorization, AuthorizationStatus, Finalized, Order, OrderStatus, Place
 from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, compound, refused
 from mtc.acme.machine.validation import ValidationTask
 from mtc.acme.server.accounts import key_hash
@@ -109,6 +109,9 @@ class Issuing:
             not_before, not_after = await asyncio.to_thread(context.ca.authority.check, request, now)
         except Error as error:
             raise refused(ProblemType.BAD_CSR, error.message) from None
+        thumbprint = PublicKey.thumbprint_of(csr.spki)
+        if thumbprint is not None and await context.store.find_account_by_key(thumbprint) is not None:
+            raise refused(ProblemType.BAD_CSR, "the request has the key of an account; certificates need their own")
         authorizations = await self._refresh_caa(account, authorizations, now)
         finalized = Finalized(
             spki=csr.spki,
@@ -152,13 +155,15 @@ class Issuing:
         stale = [item for item in authorizations if item.caa_checked is None or item.caa_checked < limit]
         if not stale:
             return list(authorizations)
-        async with asyncio.TaskGroup() as group:
-            tasks = {item.id: group.create_task(self._check_caa(account, item, now)) for item in stale}
-        results = {key: task.result() for key, task in tasks.items()}
-        problems = [found for found in results.values() if isinstance(found, Problem)]
+        results = await asyncio.gather(*(self._check_caa(account, item, now) for item in stale))
+        problems = [found for found in results if isinstance(found, Problem)]
         if problems:
             raise ProblemError(compound(ProblemType.CAA, "CAA does not allow this certificate", problems))
-        renewed = {key: found for key, found in results.items() if isinstance(found, Authorization)}
+        # Looking took a while; what was given up meanwhile counts no more.
+        current = await self._context.store.find_authorizations([item.id for item in authorizations])
+        if any(item.status_at(self._context.now()) is not AuthorizationStatus.VALID for item in current):
+            raise refused(ProblemType.ORDER_NOT_READY, "an authorization of the order is not valid any more")
+        renewed = {found.id: found for found in results if isinstance(found, Authorization)}
         return [renewed.get(item.id, item) for item in authorizations]
 
     async def _check_caa(

@@ -20,6 +20,7 @@ from mtc.acme.machine.orders import (
     ChallengeStatus,
     Order,
     OrderStatus,
+    explain_failure,
 )
 from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, compound, refused
 from mtc.acme.machine.validation import Method
@@ -113,7 +114,7 @@ class Orders:
         if not now - backdating <= begin <= now + timedelta(hours=1):
             raise refused(ProblemType.MALFORMED, "notBefore must be about now")
         longest = self._context.lifetime_of(profile)
-        if after is not None and not now < after < begin + longest:
+        if after is not None and not max(now, begin) < after < begin + longest:
             raise refused(
                 ProblemType.MALFORMED, f"notAfter must lie ahead, and less than {longest} after {format_time(begin)}"
             )
@@ -253,7 +254,7 @@ class Orders:
         document |= {name: format_time(moment) for name, moment in times.items() if moment is not None}
         if order.replaces is not None:
             document["replaces"] = order.replaces
-        error = order.error or (_error_of(authorizations) if state is OrderStatus.INVALID else None)
+        error = order.error or (explain_failure(authorizations) if state is OrderStatus.INVALID else None)
         if error is not None:
             document["error"] = error.to_json()
         if state is OrderStatus.VALID:
@@ -314,16 +315,3 @@ class Orders:
         if challenge.error is not None:
             document["error"] = challenge.error.to_json()
         return document
-
-
-def _error_of(authorizations: Sequence[Authorization]) -> Problem | None:
-    """Return why an order is invalid: what its authorizations say, by identifier."""
-    problems = [
-        replace(challenge.error, identifier=item.identifier)
-        for item in authorizations
-        for challenge in item.challenges
-        if challenge.error is not None
-    ]
-    if not problems:
-        return None
-    return compound(ProblemType.UNAUTHORIZED, "some identifiers were not validated", problems)

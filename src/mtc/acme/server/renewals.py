@@ -4,16 +4,18 @@ Spec: RFC 9773.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mtc.acme.machine.identifiers import Identifier
-from mtc.acme.machine.orders import Account
+from mtc.acme.machine.orders import Account, Order, OrderStatus, explain_failure
 from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, refused
 from mtc.acme.machine.renewal import CertificateID, suggest_window
 from mtc.acme.server.context import ServerContext
 from mtc.acme.server.replies import format_time, reply
+from mtc.acme.store import Replace
 from mtc.errors import ConflictError, FormatError
 from mtc.ids import split_serial
 
@@ -58,6 +60,19 @@ class Renewals:
             raise refused(ProblemType.MALFORMED, "the certificate is of another CA", status=status)
         return identifier.serial
 
+    async def _is_over(self, order: Order) -> bool:
+        """Tell whether an order is invalid. One whose validation failed is then noted as such, for the store."""
+        store, now = self._context.store, self._context.now()
+        authorizations = await store.find_authorizations(order.authorization_ids)
+        if order.status_at(now, [item.status_at(now) for item in authorizations]) is not OrderStatus.INVALID:
+            return False
+        if order.error is None and now < order.expires:
+            unknown = Problem(
+                type=ProblemType.UNAUTHORIZED, detail="an authorization of the order is not valid any more"
+            )
+            await store.commit(Replace(replace(order, error=explain_failure(authorizations) or unknown)))
+        return True
+
     async def check_replaces(self, account: Account, identifiers: Sequence[Identifier], replaces: object) -> str | None:
         """Return what a new order may say that it replaces. Raises ProblemError (alreadyReplaced, malformed)."""
         if replaces is None:
@@ -70,7 +85,8 @@ class Renewals:
             raise refused(ProblemType.MALFORMED, "the account has no such certificate that could be replaced")
         if not set(predecessor.identifiers) & set(identifiers):
             raise refused(ProblemType.MALFORMED, "the certificate to be replaced shares no identifier with this order")
-        if await self._context.store.find_replacement(replaces) is not None:
+        other = await self._context.store.find_replacement(replaces)
+        if other is not None and not await self._is_over(other):
             raise ProblemError(
                 Problem(type=ProblemType.ALREADY_REPLACED, detail="another order replaces this certificate already")
             )

@@ -1,6 +1,7 @@
 """Answers of the ACME server: JSON with the links and headers that every one of them has."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -15,6 +16,10 @@ _SECRETIVE: dict[type[Error], str] = {
     StorageError: "the storage of this service does not answer; come again later",
 }
 _SERVER_ERROR = 500
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 def reply(
@@ -80,13 +85,14 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: object) -> datetime:
-    """Read a time, RFC 3339. Raises FormatError."""
+    """Read a time, RFC 3339, in whole seconds as certificates have them. Raises FormatError."""
     try:
-        moment = datetime.fromisoformat(text if isinstance(text, str) else "")
-    except ValueError:
+        is_time = isinstance(text, str) and _RFC3339.fullmatch(text) is not None
+        moment = datetime.fromisoformat(str(text).upper() if is_time else "").astimezone(UTC)
+    except (ValueError, OverflowError):
         raise FormatError(
             Reason.BAD_TIME, f"{str(text)[:60]!r} is no time; write for example 2027-01-31T00:00:00Z"
         ) from None
-    if moment.tzinfo is None:
-        raise FormatError(Reason.BAD_TIME, f"{str(text)[:60]!r} has no zone; write a Z at its end")
-    return moment.astimezone(UTC)
+    if moment.microsecond:
+        raise FormatError(Reason.BAD_TIME, f"{str(text)[:60]!r} has a fraction of a second; certificates have none")
+    return moment

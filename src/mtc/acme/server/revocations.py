@@ -20,7 +20,7 @@ from mtc.acme.store import Put
 from mtc.ca.csr import parse_subject_alt_name
 from mtc.cert import Certificate, RevocationReason
 from mtc.cert.x509 import SUBJECT_ALT_NAME_OID
-from mtc.errors import ConflictError, FormatError
+from mtc.errors import ConflictError, Error, FormatError
 from mtc.ids import split_serial
 
 _KEY_COMPROMISE = RevocationReason.KEY_COMPROMISE.label
@@ -77,8 +77,11 @@ class Revocations:
         config = self._context.ca.parts.folder.config
         try:
             certificate = Certificate.parse(decode_base64url(value, "certificate"))
-            if certificate.ca_id != config.ca_id:
-                raise refused(ProblemType.MALFORMED, "the certificate is of another CA", status=404)
+        except Error as error:
+            raise refused(ProblemType.MALFORMED, f"this CA has no such certificate: {error.message}") from None
+        if certificate.ca_id != config.ca_id:
+            raise refused(ProblemType.MALFORMED, "the certificate is of another CA", status=404)
+        try:
             log_number, index = split_serial(certificate.serial)
             logged = await self._context.ca.authority.logged_entry(log_number, index)
             rebuilt = certificate.log_entry(self._context.ca.parts.hasher).tbs_certificate

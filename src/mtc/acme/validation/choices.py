@@ -1,29 +1,34 @@
 """`[validation]` in `acme.toml` and `perspective.toml`: the words in which both say how applicants are looked at."""
 
+from dataclasses import replace
+
 from mtc.acme.validation.settings import DNSSEC, ValidationSettings
 from mtc.ca.sections import Section
 from mtc.errors import Reason, UsageError
 
 
-def read_settings(section: Section, *, is_public: bool = False) -> ValidationSettings:
+def read_settings(section: Section, default: ValidationSettings) -> ValidationSettings:
     """Take the settings of a perspective out of a section; the caller finishes it.
 
-    is_public: DNSSEC is validated and private addresses are refused where the file says nothing. Raises UsageError.
+    default: what holds where the section says nothing. Raises UsageError that names the file and the key.
     """
-    default = ValidationSettings()
-    mode = section.text("dnssec") or (DNSSEC.RESOLVER if is_public else DNSSEC.OFF)
+    mode = section.text("dnssec") or default.dnssec
     if mode not in set(DNSSEC):
         raise UsageError(Reason.USAGE, f"{section.where('dnssec')}: {mode!r} is none of {', '.join(DNSSEC)}")
     private = section.choice("allow_private")
-    return ValidationSettings(
-        servers=section.texts("resolvers"),
-        dnssec=DNSSEC(mode),
-        trusted_servers=section.texts("trusted_resolvers"),
-        dnssec_anchor=section.text("dnssec_zone") or default.dnssec_anchor,
-        allows_private=not is_public if private is None else private,
-        http_port=section.number("http_port") or default.http_port,
-        tls_port=section.number("tls_port") or default.tls_port,
-    )
+    ports = {key: section.number(key) for key in ("http_port", "tls_port")}
+    try:
+        return replace(
+            default,
+            servers=section.texts("resolvers") or default.servers,
+            dnssec=DNSSEC(mode),
+            trusted_servers=section.texts("trusted_resolvers") or default.trusted_servers,
+            dnssec_anchor=section.text("dnssec_zone") or default.dnssec_anchor,
+            allows_private=default.allows_private if private is None else private,
+            **{key: port for key, port in ports.items() if port is not None},
+        )
+    except UsageError as error:
+        raise UsageError(error.reason, f"{section.file}: {error.message}") from None
 
 
 def format_settings(settings: ValidationSettings) -> list[str]:

@@ -103,17 +103,14 @@ class Resolver:
         self, server: Server, name: dns.name.Name, type_: dns.rdatatype.RdataType, findings: Findings
     ) -> _Step | str:
         """Ask one server once; return what it says, or how it failed."""
-        query = dns.message.make_query(
-            name, type_, use_edns=0, payload=_UDP_BYTES, want_dnssec=self._is_validating, flags=_flags(self._settings)
-        )
         shown = name.to_text(omit_final_dot=True)
         status, step, answers = "TIMEOUT", None, tuple[str, ...]()
         try:
-            message, _ = await dns.asyncquery.udp_with_fallback(
-                query, server.host, self._settings.dns_timeout_s, server.port, ignore_errors=True
-            )
+            message = await _exchange(self._settings, server, name, type_)
             status = dns.rcode.to_text(message.rcode())
-            if message.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+            if _is_referral(message):
+                status = "REFERRAL"
+            elif message.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
                 step, answers = self._read(message, server, type_)
             else:
                 answers = tuple(f"EDE {item.to_text()}" for item in message.extended_errors())
@@ -154,9 +151,36 @@ class Resolver:
         return _Step(Answer(records, exists, is_secure, str(server), status), alias), texts
 
 
-def _flags(settings: ValidationSettings) -> int:
-    """Return the flags of a query: recursion, and the wish to know whether the answer was validated."""
-    return int(dns.flags.RD | (dns.flags.AD if settings.dnssec is DNSSEC.RESOLVER else 0))
+def _is_referral(message: dns.message.Message) -> bool:
+    """Tell whether a server only says who else might know: it is no resolver, and has not said that there is nothing.
+
+    Taken for an empty answer, it would let everybody issue where CAA forbids it.
+    """
+    types = {rrset.rdtype for rrset in message.authority}
+    is_empty = message.rcode() == dns.rcode.NOERROR and not message.answer and not message.flags & dns.flags.AA
+    return is_empty and dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
+
+
+async def _exchange(
+    settings: ValidationSettings, server: Server, name: dns.name.Name, type_: dns.rdatatype.RdataType
+) -> dns.message.Message:
+    """Ask one server once, over UDP and, when the answer was truncated, TCP; from a random port, with a random ID.
+
+    Whatever does not answer the question is passed over. Raises dns.exception.DNSException, OSError, EOFError.
+    """
+    is_validating = settings.dnssec is DNSSEC.RESOLVER
+    query = dns.message.make_query(
+        name,
+        type_,
+        use_edns=0,
+        payload=_UDP_BYTES,
+        want_dnssec=is_validating,
+        flags=int(dns.flags.RD | (dns.flags.AD if is_validating else 0)),
+    )
+    message, _ = await dns.asyncquery.udp_with_fallback(
+        query, server.host, settings.dns_timeout_s, server.port, ignore_errors=True
+    )
+    return message
 
 
 async def check_resolver(settings: ValidationSettings) -> None:
@@ -164,28 +188,18 @@ async def check_resolver(settings: ValidationSettings) -> None:
 
     Raises UsageError when one may not be trusted to validate, PeerError with the cure when one does not.
     """
+    anchor = dns.name.from_text(settings.dnssec_anchor)
     for server in settings.choose_servers():
-        query = dns.message.make_query(
-            settings.dnssec_anchor,
-            dns.rdatatype.SOA,
-            use_edns=0,
-            payload=_UDP_BYTES,
-            want_dnssec=settings.dnssec is DNSSEC.RESOLVER,
-            flags=_flags(settings),
-        )
         try:
-            message, _ = await dns.asyncquery.udp_with_fallback(
-                query, server.host, settings.dns_timeout_s, server.port, ignore_errors=True
-            )
+            message = await _exchange(settings, server, anchor, dns.rdatatype.SOA)
         except (dns.exception.DNSException, OSError, EOFError) as error:
             raise PeerError(
                 Reason.PEER,
                 f"the DNS server {server} does not answer ({error}); start it, or set servers",
-                server=server,
+                server=str(server),
             ) from error
-        if settings.dnssec is DNSSEC.RESOLVER and not (
-            message.rcode() == dns.rcode.NOERROR and message.answer and message.flags & dns.flags.AD
-        ):
+        is_secure = message.rcode() == dns.rcode.NOERROR and message.answer and message.flags & dns.flags.AD
+        if settings.dnssec is DNSSEC.RESOLVER and not is_secure:
             raise PeerError(
                 Reason.PEER,
                 f"the DNS server {server} does not validate DNSSEC: it says {dns.rcode.to_text(message.rcode())}, and "

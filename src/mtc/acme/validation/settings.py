@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import dns.exception
+import dns.name
 import dns.resolver
 
 from mtc.errors import FormatError, PeerError, Reason, UsageError
@@ -92,8 +93,11 @@ class ValidationSettings:
         try:
             for text in (*self.servers, *self.trusted_servers):
                 Server.parse(text)
+            dns.name.from_text(self.dnssec_anchor)
         except FormatError as error:
             raise UsageError(Reason.USAGE, f"validation: {error.message}") from error
+        except dns.exception.DNSException as error:
+            raise UsageError(Reason.USAGE, f"validation: dnssec_anchor is no name: {error}") from error
         for item in fields(self):
             value = getattr(self, item.name)
             is_port = item.name.endswith("_port")
