@@ -19,7 +19,7 @@ from tests.independent_reader import read_entries, read_log
 from mtc.acme.config import FOLDER_NAME
 from mtc.acme.load.orders import Ordered
 from mtc.acme.machine.evidence import RecordKind
-from mtc.acme.machine.orders import Order, order_id_of
+from mtc.acme.machine.orders import Order, Place, order_id_of
 from mtc.acme.serve import DATABASE_NAME, EVIDENCE_NAME
 from mtc.acme.sqlite import SQLiteACMEStore
 from mtc.ca.folder import CAFolder
@@ -111,12 +111,11 @@ async def check_orders(folder: Path, *, may_wait: bool) -> Books:
             continue
         assert order.error is None, f"order {order.id}: {order.error}"
         assert index is not None, f"order {order.id} was finalized and has no entry"
-        assert _names_in(log.entries[index]) == [name_of(order)]
-        assert kinds[RecordKind.FINALIZATION] == 1
+        assert _names_in(log.entries[index]) == [name_of(order)], f"order {order.id} has an entry for another name"
+        assert kinds[RecordKind.FINALIZATION] == 1, f"order {order.id} has no record of its finalization, or several"
         if order.is_issued:
-            assert order.place is not None
-            assert (order.place.log_number, order.place.index) == (1, index)
-            assert kinds[RecordKind.ISSUANCE] == 1
+            assert order.place == Place(log_number=1, index=index), f"order {order.id} is not at {order.place}"
+            assert kinds[RecordKind.ISSUANCE] == 1, f"order {order.id} has no record of its issuance, or several"
         else:
             assert may_wait, f"order {order.id} is still in processing"
     assert not indices, "entries of orders that nobody knows"

@@ -1,8 +1,10 @@
 """Fifty ACME clients order while the CA is killed: what was validated is logged, once, and every state is true."""
 
 import asyncio
+import contextlib
 import os
 import random
+import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +36,20 @@ def test_killed_while_clients_order(tmp_path: Path, seconds: float) -> None:
     assert not findings.items, findings.items
     assert story.kills["server"] + story.kills["both"] >= 2
     assert len(story.told) >= CLIENTS
+    _check_tampering_is_found(folder)
+
+
+def _check_tampering_is_found(folder: Path) -> None:
+    """The checks above find a database that does not fit the log."""
+    database = folder / "acme" / "acme.sqlite"
+    whole = database.read_bytes()
+    for statement, complaint in TAMPERED:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute(statement)
+            connection.commit()
+        with pytest.raises(AssertionError, match=complaint):
+            asyncio.run(check_orders(folder, may_wait=False))
+        database.write_bytes(whole)
 
 
 def test_orders_wait_for_a_quorum_that_is_away(tmp_path: Path) -> None:

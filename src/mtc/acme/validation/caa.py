@@ -4,6 +4,7 @@ Spec: RFC 8659, "Relevant Resource Record Set".
 """
 
 import asyncio
+from dataclasses import replace
 
 from dns.rdtypes.ANY.CAA import CAA
 
@@ -86,4 +87,6 @@ class CAALookup:
         """Remember for a moment that a name has no records."""
         if len(self._empty) >= _MAX_REMEMBERED:
             self._empty.clear()
-        self._empty[name] = asyncio.get_running_loop().time() + MEMORY_S, tuple(seen.lookups)
+        # What is evidence again says that it was asked before.
+        again = tuple(replace(item, server=f"{item.server}, up to {MEMORY_S:g} s before") for item in seen.lookups)
+        self._empty[name] = asyncio.get_running_loop().time() + MEMORY_S, again
