@@ -20,8 +20,7 @@ from mtc.acme.config import FOLDER_NAME
 from mtc.acme.load.orders import Ordered
 from mtc.acme.machine.evidence import RecordKind
 from mtc.acme.machine.orders import Order, Place, order_id_of
-from mtc.acme.serve import DATABASE_NAME, EVIDENCE_NAME
-from mtc.acme.sqlite import SQLiteACMEStore
+from mtc.acme.sqlite import DATABASE_NAME, EVIDENCE_NAME, SQLiteACMEStore
 from mtc.ca.folder import CAFolder
 from mtc.cert import Certificate
 from mtc.cli.bench_acme_servers import CA_ID

@@ -26,7 +26,7 @@ import pytest
 
 from mtc.testing.fleet import free_port
 
-RUN_S = 60.0
+RUN_S = 45.0
 """How long one run of a client may take."""
 START_S = 30.0
 """How long a program may take until it answers."""

@@ -152,10 +152,13 @@ def test_answer_that_nobody_serves_is_a_refusal(pebble: ACMEServerUnderTest, tmp
         key = AccountKey.generate()
         async with open_client(pebble.directory_url, key, ca_file=pebble.ca_file, limits=LIMITS) as client:
             await client.register(agrees_to_terms=True)
-            await issue(client, WebrootSolver(tmp_path), [Identifier.dns("nobody.example.com")])
+            names = [Identifier.dns("nobody.example.com"), Identifier.dns("noone.example.com")]
+            await issue(client, WebrootSolver(tmp_path), names)
 
     with pytest.raises(ACMERefusal, match="must reach this machine at the port of the challenge") as caught:
         asyncio.run(run())
+    assert "nobody.example.com was not validated" in caught.value.message
+    assert "noone.example.com was not validated" in caught.value.message
     assert caught.value.problem.kind in ("connection", "unauthorized")
     assert list((tmp_path / ".well-known" / "acme-challenge").iterdir()) == []
 

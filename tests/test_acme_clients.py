@@ -36,7 +36,7 @@ def older_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCA]:
 
 
 def test_certbot(ca: RunningCA, tmp_path: Path) -> None:
-    """Debian's certbot issues with http-01 from its own web server, renews when it is due, revokes; each is one entry."""
+    """Debian's certbot issues with http-01 from its own web server, renews when due, and revokes; each is one entry."""
     before = ca.tree_size
     certbot = Certbot(ca.server, tmp_path)
     first = ca.verify(certbot.issue("a.example.test", "b.example.test"), "a.example.test", "b.example.test")

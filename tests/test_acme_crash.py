@@ -19,6 +19,16 @@ SECONDS = float(os.environ.get("CRASH_SECONDS", "300"))
 """How long the long test kills; `CRASH_SECONDS=60 pytest -m slow tests/test_acme_crash.py` is a shorter one."""
 
 
+TAMPERED = (
+    ("UPDATE orders SET finalized = NULL, is_issued = 0", "was not finalized and has entry"),
+    ("UPDATE orders SET is_issued = 0", "is still in processing"),
+    ("UPDATE orders SET log_index = log_index + 1000000", "is not at"),
+    ("DELETE FROM orders", "entries of orders that nobody knows"),
+    ("DELETE FROM records WHERE kind = 'finalization'", "no record of its finalization"),
+)
+"""What a wrong database may say, and what the checks then complain about."""
+
+
 @pytest.mark.parametrize(
     "seconds", [pytest.param(8.0, id="short"), pytest.param(SECONDS, id="long", marks=pytest.mark.slow)]
 )

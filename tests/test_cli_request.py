@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +18,14 @@ import pytest
 from tests.acme_programs import Names, is_listening, names_in, running, wait_for, write_hook
 from tests.pebble import running_pebble
 
+from mtc.acme.client.folder import CHAIN, FULLCHAIN, KEY, LANDMARK, STANDALONE
 from mtc.cert import CACertificate, Certificate, CertificateRevocationList, VerifiedCRL, parse_certificate_chains
 from mtc.testing.fleet import free_port, run_mtc
 from mtc.trust import TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.wire import find_pem_block
 
 PATIENCE_S = 30.0
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,23 @@ def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], message: str
     out = tmp_path / "out"
     assert message in mtc(["request", "--server", "https://127.0.0.1:9/dir", "--out", str(out), *more], code=2)
     assert not out.exists()
+
+
+def test_documentation_names_what_there_is() -> None:
+    """docs/request.md names every option and no other, every variable of hooks, and every file of a version."""
+    text = (ROOT / "docs" / "request.md").read_text("utf-8")
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "mtc", "request", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)  # noqa: S603 - ours
+    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
+    named = set(re.findall(r"--[a-z][a-z-]+", text))
+    short = {f"--classical{option}" for option in re.findall(r"`(-[a-z][a-z-]+)`", text)}
+    assert named | short == options
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "src" / "mtc" / "acme" / "client").rglob("*.py"))
+    for variable in set(re.findall(r'"((?:MTC_REQUEST|CERTBOT|RENEWED)_[A-Z_]+)"', sources)):
+        assert variable in text or f"`_{variable.removeprefix('MTC_REQUEST_')}`" in text, variable
+    for file in (KEY, STANDALONE, LANDMARK, CHAIN, FULLCHAIN):
+        assert file in text
 
 
 def test_http_is_for_this_machine(tmp_path: Path) -> None:

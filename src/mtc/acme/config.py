@@ -22,14 +22,14 @@ from mtc.acme.perspective.config import PerspectivePeer, check_peers, format_per
 from mtc.acme.store import RateLimit
 from mtc.acme.validation.choices import format_settings, read_settings
 from mtc.acme.validation.settings import DNSSEC, ValidationSettings
-from mtc.ca.config import check_prefix_url, parse_address
+from mtc.ca.config import MAX_CONFIG_BYTES, check_prefix_url, parse_address
 from mtc.ca.sections import Section, format_duration, parse_duration, read_tables
 from mtc.errors import Reason, UsageError
 from mtc.profile import Profile
+from mtc.web.files import read_config_file
 
 CONFIG_NAME = "acme.toml"
 FOLDER_NAME = "acme"
-MAX_CONFIG_BYTES = 1 << 20
 
 DEFAULT_LISTEN = ("127.0.0.1", 14000)
 DEFAULT_ORDER_LIFETIME = timedelta(days=7)
@@ -301,15 +301,9 @@ def check_config(config: ACMEConfig, profile: Profile, file: str) -> None:
 def read_acme_config(folder: Path, profile: Profile) -> ACMEConfig | None:
     """Read the configuration in a CA's folder; None when the CA serves no ACME. Raises UsageError."""
     path = folder / CONFIG_NAME
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    data = read_config_file(path, MAX_CONFIG_BYTES)
+    if data is None:
         return None
-    except OSError as error:
-        raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: {(error.strerror or '').lower()}") from None
-    if len(data) > MAX_CONFIG_BYTES:
-        raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     return parse_acme_config(data, profile, str(path))
 
 

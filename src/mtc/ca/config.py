@@ -16,6 +16,7 @@ from mtc.ca.sections import Section, format_duration, parse_duration
 from mtc.errors import Reason, UsageError
 from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, parse_revision
 from mtc.profile import PRIVATE_SERVICE, Profile, parse_profile
+from mtc.web.files import read_config_file
 
 __all__ = [
     "CONFIG_NAME",
@@ -213,18 +214,12 @@ def _parse_pruning(text: str) -> str:
 def read_config(folder: Path) -> CAConfig:
     """Read the configuration of a CA's folder. Raises UsageError when there is none."""
     path = folder / CONFIG_NAME
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    data = read_config_file(path, MAX_CONFIG_BYTES)
+    if data is None:
         raise UsageError(
             Reason.UNREADABLE,
             f"{folder} holds no CA, {CONFIG_NAME} is missing; make one with: mtc ca init {folder} --id 32473.1",
-        ) from None
-    except OSError as error:
-        raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: {(error.strerror or '').lower()}") from None
-    if len(data) > MAX_CONFIG_BYTES:
-        raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+        )
     return parse_config(data, str(path), folder)
 
 

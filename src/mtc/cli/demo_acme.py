@@ -21,8 +21,8 @@ from mtc.acme.config import FOLDER_NAME, ACMEConfig, IssuanceProfile, Validation
 from mtc.acme.machine.evidence import RecordKind
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.validation import Report
-from mtc.acme.serve import DATABASE_NAME, open_validator, serving_acme
-from mtc.acme.sqlite import SQLiteACMEStore
+from mtc.acme.serve import open_validator, serving_acme
+from mtc.acme.sqlite import DATABASE_NAME, SQLiteACMEStore
 from mtc.acme.validation.settings import ValidationSettings
 from mtc.ca.service import RunningCA
 from mtc.cert import Certificate

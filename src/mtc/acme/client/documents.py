@@ -114,6 +114,13 @@ class ACMERefusal(Rejected):
         error.problem = problem
         return error
 
+    @staticmethod
+    def told(refusal: "ACMERefusal", message: str) -> "ACMERefusal":
+        """Return the same refusal with another text."""
+        error = ACMERefusal(refusal.reason, message, **refusal.facts)
+        error.problem = refusal.problem
+        return error
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:

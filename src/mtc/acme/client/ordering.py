@@ -6,7 +6,7 @@ Spec: RFC 8555, "Applying for Certificate Issuance".
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from mtc.acme.client.documents import AuthorizationState, OrderState
+from mtc.acme.client.documents import ACMERefusal, AuthorizationState, OrderState
 from mtc.acme.client.protocol import ACMEClient, Issued, NotYet
 from mtc.acme.client.solvers import Answer, Solver
 from mtc.acme.machine.orders import AuthorizationStatus, OrderStatus
@@ -33,7 +33,7 @@ async def authorize(
 ) -> None:
     """Have everything validated that an order needs. Raises ACMERefusal, PeerError, UsageError without a solver.
 
-    Several failures are told as the first of them; all answers are withdrawn in any case.
+    Several failures are told together, as the first of them; all answers are withdrawn in any case.
     """
     states = await asyncio.gather(*(client.fetch_authorization(url) for url in order.authorizations))
     pending = [state for state in states if state.status is not AuthorizationStatus.VALID]
@@ -41,13 +41,26 @@ async def authorize(
     results = await asyncio.gather(
         *(_validate(client, state, by_method, deadline_s, tell) for state in pending), return_exceptions=True
     )
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for failure in failures:
-        # A defect must not hide behind a refusal.
-        if not isinstance(failure, Error):
-            raise failure
+    failures: list[Error] = []
+    for result in results:
+        if isinstance(result, Error):
+            failures.append(result)
+        elif isinstance(result, BaseException):
+            # A defect must not hide behind a refusal.
+            raise result
     if failures:
-        raise failures[0]
+        raise _together(failures)
+
+
+def _together(failures: Sequence[Error]) -> Error:
+    """Return one error for several names: the first one, with what the others say."""
+    first = failures[0]
+    if len(failures) == 1:
+        return first
+    text = "; ".join(dict.fromkeys(failure.message for failure in failures))
+    if isinstance(first, ACMERefusal):
+        return ACMERefusal.told(first, text)
+    return type(first)(first.reason, text, **first.facts)
 
 
 async def _validate(

@@ -23,6 +23,7 @@ from mtc.acme.validation.settings import ValidationSettings
 from mtc.ca.config import parse_address
 from mtc.ca.sections import Section, read_tables
 from mtc.errors import Reason, StorageError, UsageError
+from mtc.web.files import read_config_file
 from mtc.web.tls import (
     CERTIFICATE_NAME,
     KEY_NAME,
@@ -157,17 +158,13 @@ def _address(address: tuple[str, int]) -> str:
 def read_perspective_config(folder: Path) -> PerspectiveConfig:
     """Read the configuration of a folder. Raises UsageError when there is none or it is wrong."""
     file = folder / CONFIG_NAME
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    data = read_config_file(file, MAX_CONFIG_BYTES)
+    if data is None:
         raise UsageError(
             Reason.UNREADABLE,
             f"{folder} holds no perspective, {CONFIG_NAME} is missing; make one with: "
             f"mtc perspective init {folder} --name eu-1 --region ripe",
-        ) from None
-    except OSError as error:
-        raise UsageError(Reason.UNREADABLE, f"{file} cannot be read: {(error.strerror or '').lower()}") from None
+        )
     return parse_perspective_config(data, str(file))
 
 

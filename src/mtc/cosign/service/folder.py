@@ -29,6 +29,7 @@ from mtc.note import SignatureType, VerifierKey
 from mtc.signer.service.backends import read_key
 from mtc.signer.service.folder import read_passphrase, write_once
 from mtc.signer.service.keyholder import ThreadSigner
+from mtc.web.files import read_config_file
 
 KEY_NAME = "key.pem"
 ED25519_NAME = "ed25519.pem"
@@ -80,17 +81,13 @@ class CosignerFolder:
 def read_cosigner_config(path: Path) -> CosignerConfig:
     """Read the configuration of a cosigner's folder. Raises UsageError when there is none."""
     file = path / CONFIG_NAME
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    data = read_config_file(file, MAX_CONFIG_BYTES)
+    if data is None:
         raise UsageError(
             Reason.UNREADABLE,
             f"{path} holds no cosigner, {CONFIG_NAME} is missing; make one with: mtc witness init {path} --id 32473.7, "
             "or mtc mirror init",
-        ) from None
-    except OSError as error:
-        raise UsageError(Reason.UNREADABLE, f"{file} cannot be read: {(error.strerror or '').lower()}") from None
+        )
     return parse_cosigner_config(data, str(file))
 
 

@@ -20,6 +20,7 @@ from mtc.crypto import LocalSigner, Signer, generate_key
 from mtc.errors import Reason, StorageError, UsageError
 from mtc.signer.config import CONFIG_NAME, MAX_CONFIG_BYTES, SignerConfig, format_signer_config, parse_signer_config
 from mtc.signer.service.backends import open_key, read_key
+from mtc.web.files import read_config_file
 
 KEY_NAME = "key.pem"
 REGISTER_NAME = "register.sqlite"
@@ -107,19 +108,13 @@ def _compare(folder: Path, config: SignerConfig, passphrase: bytes | None) -> by
 def read_signer_config(folder: Path) -> SignerConfig:
     """Read a folder's configuration. Raises UsageError when there is none or it is wrong."""
     path = folder / CONFIG_NAME
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    data = read_config_file(path, MAX_CONFIG_BYTES)
+    if data is None:
         raise UsageError(
             Reason.UNREADABLE,
             f"{folder} holds no signer, {CONFIG_NAME} is missing; mtc ca init makes one, in the folder signer of a CA",
             file=str(path),
-        ) from None
-    except OSError as error:
-        raise UsageError(
-            Reason.UNREADABLE, f"{path} cannot be read: {(error.strerror or '').lower()}", file=str(path)
-        ) from None
+        )
     return parse_signer_config(data, str(path))
 
 

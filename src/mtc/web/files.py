@@ -1,0 +1,22 @@
+"""Files of a program's folder, read with a limit on their size."""
+
+from pathlib import Path
+
+from mtc.errors import Reason, UsageError
+
+
+def read_config_file(path: Path, most: int) -> bytes | None:
+    """Return a configuration file, None when there is none.
+
+    Raises UsageError that names it: UNREADABLE, and TOO_LARGE when it has more than `most` bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: {(error.strerror or '').lower()}") from None
+    if len(data) > most:
+        raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {most} bytes")
+    return data

@@ -1,0 +1,774 @@
+"""Attacks on the ACME server, and crashes of its store: an order has one entry or none, as its state says."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
+from tests.acme_server import (
+    Answer,
+    Client,
+    Key,
+    ServerUnderTest,
+    Shared,
+    csr_for,
+    default_config,
+    identifier,
+    leaf_of,
+    run_with,
+    scratch,
+    shared_server,
+)
+
+from mtc.acme.machine.evidence import RecordKind
+from mtc.acme.machine.orders import Account, AccountStatus, Order, OrderStatus
+from mtc.acme.machine.problems import Problem, ProblemType
+from mtc.acme.server import challenges, issuing
+from mtc.acme.server.nonces import NoncePool
+from mtc.acme.sqlite import SQLiteACMEStore
+from mtc.acme.store import ACMEStore, Change, Replace
+from mtc.errors import ConflictError, Reason, StorageError
+from mtc.log.service import CosignerView, NoQuorumError, SignedTree, TreeToSign
+from mtc.testing.clock import FakeClock
+from mtc.wire import encode_bit_string, encode_oid, encode_sequence
+
+HOUR_S, DAY_S = 3600, 86400
+NAME = "victim.example.com"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    """Run one server for all tests of this file that need no other."""
+    with shared_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have answers wait for a moment only, because tests hold back what they wait for."""
+    monkeypatch.setattr(challenges, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(issuing, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(issuing, "_FOLLOW_UP_S", 0.02)
+
+
+async def ready_order(client: Client, *names: str) -> Answer:
+    """Return an order that is ready to be finalized."""
+    order = await client.order(*names)
+    await client.authorize(order)
+    for url in order.json["authorizations"]:
+        await client.settled(url)
+    order = await client.post(order.location)
+    assert order.json["status"] == "ready"
+    return order
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until something is so."""
+    async with asyncio.timeout(10):
+        await asyncio.sleep(0.001)
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.001)
+
+
+async def entries_of(server: ServerUnderTest) -> int:
+    """Return how many entries the log has."""
+    return server.ca.log.record.tree_size
+
+
+# Certificate requests.
+
+
+def sign_by_hand(key: Any, csr: bytes, oid: str, digest: hashes.HashAlgorithm) -> bytes:  # noqa: ANN401 - any key
+    """Return a request signed anew, with an algorithm that the library does not offer for requests."""
+    tbs = x509.load_der_x509_csr(csr).tbs_certrequest_bytes
+    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(tbs, padding.PKCS1v15(), digest)
+    else:
+        signature = key.sign(tbs, ec.ECDSA(digest))
+    return encode_sequence(tbs, encode_sequence(encode_oid_tlv(oid)), encode_bit_string(signature))
+
+
+def sign_with_rsa(oid: str, digest: hashes.HashAlgorithm) -> bytes:
+    """Return a request with an RSA key, signed with an algorithm."""
+    key = rsa.generate_private_key(65537, 2048)
+    return sign_by_hand(key, csr_for([NAME], key), oid, digest)
+
+
+def encode_oid_tlv(oid: str) -> bytes:
+    """Return an OBJECT IDENTIFIER with its tag and length."""
+    contents = encode_oid(oid)
+    return contents if contents[:1] == b"\x06" else b"\x06" + bytes([len(contents)]) + contents
+
+
+def two_common_names(first: str, second: str) -> bytes:
+    """Return a request with two commonNames."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in (first, second)]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def tricks() -> dict[str, Callable[[Client], bytes]]:
+    """Return certificate requests that must not be taken for an order of NAME, by the trick."""
+    p256 = ec.generate_private_key(ec.SECP256R1())
+    good = csr_for([NAME], p256)
+    x509_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    other_name = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x16\x01x")
+    return {
+        "another name": lambda _: csr_for(["other.example.com"]),
+        "one name more": lambda _: csr_for([NAME, "other.example.com"]),
+        "a wildcard more": lambda _: csr_for([NAME, f"*.{NAME}"]),
+        "an address more": lambda _: csr_for([NAME, "192.0.2.1"]),
+        "the name above": lambda _: csr_for([NAME, "example.com"]),
+        "no name": lambda _: csr_for([]),
+        "commonName of another": lambda _: csr_for([NAME], common_name="other.example.com"),
+        "commonName alone of another": lambda _: csr_for([], common_name="other.example.com"),
+        "commonName that is no name": lambda _: csr_for([NAME], common_name="My Server"),
+        "commonName with NUL": lambda _: csr_for([NAME], common_name=f"{NAME}\x00.evil.example"),
+        "mail address": lambda _: csr_for([NAME], others=[x509.RFC822Name("a@example.com")]),
+        "URI": lambda _: csr_for([NAME], others=[x509.UniformResourceIdentifier("https://example.com")]),
+        "directory name": lambda _: csr_for([NAME], others=[x509.DirectoryName(x509_name)]),
+        "other name": lambda _: csr_for([NAME], others=[other_name]),
+        "registered ID": lambda _: csr_for([NAME], others=[x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))]),
+        "name with NUL": lambda _: good.replace(NAME.encode(), NAME[:-1].encode() + b"\x00"),
+        "RSA of 1024 bits": lambda _: csr_for([NAME], rsa.generate_private_key(65537, 1024)),  # noqa: S505 - weak
+        "RSA with exponent 3": lambda _: csr_for([NAME], rsa.generate_private_key(3, 2048)),
+        "secp256k1": lambda _: csr_for([NAME], ec.generate_private_key(ec.SECP256K1())),
+        "P-224": lambda _: csr_for([NAME], ec.generate_private_key(ec.SECP224R1())),
+        "Ed448": lambda _: csr_for([NAME], ed448.Ed448PrivateKey.generate()),
+        "SHA-1 with ECDSA": lambda _: sign_by_hand(p256, good, "1.2.840.10045.4.1", hashes.SHA1()),  # noqa: S303
+        "SHA-1 with RSA": lambda _: sign_by_hand(
+            rsa_key,
+            csr_for([NAME], rsa_key),
+            "1.2.840.113549.1.1.5",
+            hashes.SHA1(),  # noqa: S303
+        ),
+        "signed by another key": lambda _: sign_by_hand(
+            ec.generate_private_key(ec.SECP256R1()), good, "1.2.840.10045.4.3.2", hashes.SHA256()
+        ),
+        "the account's key": lambda client: csr_for([NAME], client.key.private),
+        "cut": lambda _: good[:-1],
+        "with a tail": lambda _: good + b"\x00",
+        "a certificate": lambda client: client.server.ca.parts.folder.certificate.der,
+        "PEM": lambda _: b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+        "a private key": lambda _: p256.private_numbers().private_value.to_bytes(32, "big"),
+        "nothing": lambda _: b"",
+        "zeros": lambda _: bytes(60000),
+    }
+
+
+TRICKS = tricks()
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_tricks_with_requests(shared: Shared, trick: str) -> None:
+    """Each trick is badCSR, logs nothing, and leaves the order ready for a right request."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        size = await entries_of(server)
+        answer = await client.finalize(order, TRICKS[trick](client))
+        assert (answer.status, answer.problem) == (400, "badCSR")
+        assert (await client.post(order.location)).json["status"] == "ready"
+        assert await entries_of(server) == size
+
+    shared.run(work)
+
+
+def test_keys_that_are_never_certified(shared: Shared) -> None:
+    """The CA's own key, another account's key, and one that an operator has blocked are badCSR."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client, other = await server.account(), await server.account(Key.make("EdDSA"))
+        pem = (server.ca.parts.folder.path / "signer" / "key.pem").read_bytes()
+        blocked = ec.generate_private_key(ec.SECP384R1())
+        spki = blocked.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        digest = hashes.Hash(hashes.SHA256())
+        digest.update(spki)
+        await server.store.block("key", digest.finalize().hex(), "stolen", server.clock.now())
+        order = await ready_order(client, NAME)
+        size = await entries_of(server)
+        for key in (load_pem_private_key(pem, None), other.key.private, blocked):
+            answer = await client.finalize(order, csr_for([NAME], key))
+            assert (answer.status, answer.problem) == (400, "badCSR")
+        assert await entries_of(server) == size
+
+    shared.run(work)
+
+
+def test_names_blocked_after_validation(shared: Shared) -> None:
+    """A name that an operator blocks while its order is ready is not certified any more."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, "late.blocked.example")
+        await server.store.block("name", "blocked.example", "court order", server.clock.now())
+        answer = await client.finalize(order, csr_for(["late.blocked.example"]))
+        assert answer.problem == "badCSR"
+        assert "blocked.example" in answer.json["detail"] or "blocked here" in answer.json["detail"]
+
+    shared.run(work)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [mldsa.MLDSA44PrivateKey, mldsa.MLDSA65PrivateKey, mldsa.MLDSA87PrivateKey, ed25519.Ed25519PrivateKey],
+    ids=lambda kind: kind.__name__,
+)
+def test_new_kinds_of_keys_are_certified(shared: Shared, kind: Any) -> None:  # noqa: ANN401 - a class of keys
+    """ML-DSA and Ed25519 keys get certificates, as RSA and ECDSA keys do."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        key = kind.generate()
+        obtained = await client.obtain(NAME, key=key)
+        certificate = x509.load_der_x509_certificate(obtained.der)
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        assert spki == key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    shared.run(work)
+
+
+def test_second_common_name_is_not_certified(shared: Shared) -> None:
+    """What else stands in the subject of a request gets into no certificate."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        await client.finalize(order, two_common_names(NAME, "other.example.com"))
+        final = await client.post(order.location)
+        assert final.json["status"] in ("ready", "valid")
+        if final.json["status"] == "valid":
+            chain = await client.post(final.json["certificate"])
+            assert b"other.example.com" not in leaf_of(chain.body)
+
+    shared.run(work)
+
+
+def test_extensions_of_requests_are_not_copied(shared: Shared) -> None:
+    """A request that asks to be a CA gets a certificate that is none."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        await client.finalize(order, builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
+        final = await client.settled(order.location)
+        certificate = x509.load_der_x509_certificate(leaf_of((await client.post(final.json["certificate"])).body))
+        kinds = {type(extension.value) for extension in certificate.extensions}
+        assert x509.BasicConstraints not in kinds
+        assert not certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+
+    shared.run(work)
+
+
+# Races.
+
+
+def test_two_requests_for_one_order(shared: Shared) -> None:
+    """Of finalize requests at the same time with different keys one is taken; with one key all are, for one entry."""
+
+    async def work(server: ServerUnderTest) -> None:
+        for is_one_key in (False, True):
+            client = await server.account()
+            order = await ready_order(client, NAME)
+            size = await entries_of(server)
+            csrs = [csr_for([NAME])] * 6 if is_one_key else [csr_for([NAME]) for _ in range(6)]
+            twins = [Client(server, client.key, client.kid) for _ in csrs]
+            answers = await asyncio.gather(*(twin.finalize(order, csr) for twin, csr in zip(twins, csrs, strict=True)))
+            statuses = sorted(answer.status for answer in answers)
+            assert statuses == ([200] * 6 if is_one_key else [200] + [403] * 5)
+            assert (await client.settled(order.location)).json["status"] == "valid"
+            assert await entries_of(server) == size + 1
+
+    shared.run(work)
+
+
+def test_validation_after_deactivation(shared: Shared) -> None:
+    """A validation that ends after its authorization was given up changes nothing, and is on record all the same."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        name = "given.up.example.com"
+        order = await client.order(name)
+        (url,) = order.json["authorizations"]
+        held = server.validator.hold(name)
+        await client.post((await client.post(url)).json["challenges"][0]["url"], {})
+        assert (await client.post(url, {"status": "deactivated"})).json["status"] == "deactivated"
+        held.set()
+        await asyncio.sleep(0)
+        while server.server.challenges._tasks:
+            await asyncio.gather(*server.server.challenges._tasks)
+        assert (await client.post(url)).json["status"] == "deactivated"
+        assert (await client.post(order.location)).json["status"] == "invalid"
+        assert (await client.order(name)).json["status"] == "pending"
+
+    shared.run(work)
+
+
+def test_authorization_given_up_during_finalize() -> None:
+    """When an authorization is given up while finalize looks CAA up, nothing is issued."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        twin = Client(server, client.key, client.kid)
+        server.clock.advance(8 * HOUR_S)
+        held = server.validator.hold(NAME)
+        finalizing = asyncio.create_task(client.finalize(order, csr_for([NAME])))
+        await until(lambda: server.validator.count(NAME, control=False) == 1)
+        await twin.post(order.json["authorizations"][0], {"status": "deactivated"})
+        held.set()
+        assert (await finalizing).problem == "orderNotReady"
+        assert (await client.post(order.location)).json["status"] == "invalid"
+        assert await entries_of(server) == 0
+
+    run_with(work)
+
+
+def test_account_revoked_by_an_operator() -> None:
+    """Another process revokes an account; a moment later the server refuses it, whatever it remembers."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        assert (await client.post(str(client.kid))).status == 200
+        folder = server.ca.parts.folder.path / "acme"
+        admin = SQLiteACMEStore.open(folder / "acme.sqlite", None)
+        account = await admin.find_account(str(client.kid).rpartition("/")[2])
+        assert isinstance(account, Account)
+        await admin.commit(Replace(replace(account, status=AccountStatus.REVOKED)))
+        await admin.close()
+        server.clock.advance(1.0)
+        answer = await client.post("new-order", {"identifiers": [identifier(NAME)]})
+        assert (answer.status, answer.problem) == (401, "unauthorized")
+
+    run_with(work)
+
+
+# Age.
+
+
+def test_caa_is_looked_up_again() -> None:
+    """CAA older than eight hours is looked up at finalize; what it forbids then is refused, and the order stays."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        names = [NAME, "second.example.com"]
+        order = await ready_order(client, *names)
+        server.clock.advance(7 * HOUR_S)
+        early = await ready_order(client, NAME)
+        assert (await client.finalize(early, csr_for([NAME]))).status == 200
+        assert server.validator.count(NAME, control=False) == 0
+        server.clock.advance(HOUR_S)
+        server.validator.caa[NAME] = Problem(type=ProblemType.CAA, detail="CAA says no")
+        answer = await client.finalize(order, csr_for(names))
+        assert (answer.status, answer.problem) == (403, "caa")
+        assert "identifier" not in answer.json
+        assert answer.json["subproblems"][0]["identifier"]["value"] == NAME
+        assert (await client.post(order.location)).json["status"] == "ready"
+        size = await entries_of(server)
+        server.validator.caa.clear()
+        assert (await client.finalize(order, csr_for(names))).status == 200
+        assert (await client.settled(order.location)).json["status"] == "valid"
+        assert await entries_of(server) == size + 1
+        # The first name was looked up twice, the second one once: its answer was kept.
+        assert server.validator.count(NAME, control=False) == 2
+        assert server.validator.count("second.example.com", control=False) == 1
+        finalization = (await server.store.list_records(order.location.rpartition("/")[2]))[0]
+        numbers = finalization.document["evidence"]
+        assert isinstance(numbers, list)
+        kinds = sorted(record.kind for record in await server.store.find_records(numbers))
+        assert kinds == [RecordKind.CAA] * 2 + [RecordKind.VALIDATION] * 2
+
+    run_with(work)
+
+
+def test_storage_that_fails_during_caa() -> None:
+    """A storage failure while CAA is looked up again is a problem that says to come again, and the order stays."""
+
+    class Failing(Wrapped):
+        is_failing = False
+
+        async def commit(self, *changes: Change) -> tuple[int, ...]:
+            if self.is_failing:
+                raise StorageError(Reason.STORAGE, "the disk is full")
+            return await self.inner.commit(*changes)
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME, "second.example.com")
+        server.clock.advance(9 * HOUR_S)
+        assert isinstance(server.store, Failing)
+        server.store.is_failing = True
+        answer = await client.finalize(order, csr_for([NAME, "second.example.com"]))
+        assert (answer.status, answer.problem) == (503, "serverInternal")
+        assert answer.header("retry-after")
+        assert "disk" not in answer.json["detail"]
+        server.store.is_failing = False
+        assert (await client.finalize(order, csr_for([NAME, "second.example.com"]))).status == 200
+
+    run_with(work, store=Failing)
+
+
+@dataclass
+class Wrapped:
+    """A store around another one."""
+
+    inner: ACMEStore
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the store has
+        """Pass on what is not changed."""
+        return getattr(self.inner, name)
+
+
+def test_evidence_too_old_when_the_round_is_signed() -> None:
+    """A request that waited until its CAA answer was too old is not logged; the order is invalid and says why."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        assert (await client.finalize(order, csr_for([NAME]))).json["status"] == "processing"
+        server.clock.advance(8 * HOUR_S + 1)
+        await server.ca.log.run_round()
+        final = await client.settled(order.location)
+        assert final.json["status"] == "invalid"
+        assert final.json["error"]["type"] == "urn:ietf:params:acme:error:unauthorized"
+        assert await entries_of(server) == 0
+        assert (await client.finalize(order, csr_for([NAME]))).problem == "orderNotReady"
+
+    run_with(work, is_sequencing=False)
+
+
+# The log.
+
+
+def test_log_that_has_stopped(shared: Shared) -> None:
+    """While the log is stopped finalize is 503 and changes nothing."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        server.ca.log._stopped = ConflictError(Reason.CONFLICT, "the storage is an older copy")
+        try:
+            answer = await client.finalize(order, csr_for([NAME]))
+            assert (answer.status, answer.problem) == (503, "serverInternal")
+        finally:
+            server.ca.log._stopped = None
+        assert (await client.post(order.location)).json["status"] == "ready"
+        assert (await client.finalize(order, csr_for([NAME]))).status == 200
+
+    shared.run(work)
+
+
+def test_log_that_is_full_for_now(shared: Shared) -> None:
+    """When the pool is full the client is told to come again, the order is ready as before, and then gets one entry."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await ready_order(client, NAME)
+        size, limits = await entries_of(server), server.ca.log._limits
+        server.ca.log._limits = replace(limits, max_pool=0)
+        try:
+            answer = await client.finalize(order, csr_for([NAME]))
+            assert (answer.status, answer.problem) == (503, "rateLimited")
+            assert answer.header("retry-after")
+        finally:
+            server.ca.log._limits = limits
+        assert (await client.post(order.location)).json["status"] == "ready"
+        # Another key is as good: nobody holds on to the first one.
+        assert (await client.finalize(order, csr_for([NAME]))).status == 200
+        assert (await client.settled(order.location)).json["status"] == "valid"
+        assert await entries_of(server) == size + 1
+
+    shared.run(work)
+
+
+class Cosigners:
+    """Cosigners that may be away. They add nothing to a tree, which is enough for a private CA."""
+
+    def __init__(self) -> None:
+        self.are_away = False
+
+    async def fetch_views(self, log_number: int) -> Sequence[CosignerView]:
+        """Return nothing: they have no opinion."""
+        del log_number
+        return []
+
+    async def cosign(self, tree: TreeToSign, signed: SignedTree) -> SignedTree:
+        """Return the tree, or say that there is no quorum."""
+        del tree
+        if self.are_away:
+            raise NoQuorumError(message="the cosigners are away")
+        return signed
+
+
+def test_quorum_that_does_not_come() -> None:
+    """An order whose entry waits for its quorum is processing with one entry; others stay ready; then all are valid."""
+    cosigners = Cosigners()
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        log = server.ca.log
+        log._limits = log._writer._limits = replace(log._limits, may_run_ahead=False, quorum_wait_s=60.0)
+        first, second = await ready_order(client, NAME), await ready_order(client, "second.example.com")
+        cosigners.are_away = True
+        csr = csr_for([NAME])
+        answer = await client.finalize(first, csr)
+        assert (answer.status, answer.json["status"]) == (200, "processing")
+        assert answer.header("retry-after")
+        server.clock.advance(61)
+        number = first.location.rpartition("/")[2]
+        while (order := await server.store.find_order(number)) is not None and order.place is None:
+            await until(lambda: not server.server.issuing._running)
+        shown = await client.post(first.location)
+        assert shown.json["status"] == "processing"
+        assert "certificate" not in shown.json
+        assert (await client.post(first.location.replace("/order/", "/certificate/"))).status == 404
+        # Nothing new is taken meanwhile.
+        answer = await client.finalize(second, csr_for(["second.example.com"]))
+        assert (answer.status, answer.problem) == (503, "rateLimited")
+        assert (await client.post(second.location)).json["status"] == "ready"
+        assert await entries_of(server) == 1
+        cosigners.are_away = False
+        assert (await client.settled(first.location)).json["status"] == "valid"
+        assert (await client.finalize(second, csr_for(["second.example.com"]))).status == 200
+        assert (await client.settled(second.location)).json["status"] == "valid"
+        assert await entries_of(server) == 2
+
+    run_with(work, cosigners=cosigners)
+
+
+# Load.
+
+
+def test_thousands_of_open_orders() -> None:
+    """With hundreds of open orders the server answers as before, and refuses more; each can still be finished."""
+    limits = replace(default_config().limits, open_orders=500)
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        twins = [Client(server, client.key, client.kid) for _ in range(20)]
+
+        async def fill(number: int) -> list[str]:
+            return [(await twins[number].order(f"n{number}-{item}.example.com")).location for item in range(25)]
+
+        made = [url for urls in await asyncio.gather(*map(fill, range(20))) for url in urls]
+        answer = await client.post("new-order", {"identifiers": [identifier("more.example.com")]})
+        assert (answer.status, answer.problem) == (429, "rateLimited")
+        order = await client.post(made[0])
+        await client.authorize(order)
+        await client.finalize(order, csr_for(["n0-0.example.com"]))
+        assert (await client.settled(made[0])).json["status"] == "valid"
+        # One is finished, so there is room for one.
+        assert (await client.order("more.example.com")).status == 201
+
+    run_with(work, default_config(limits=limits))
+
+
+def test_nonces_of_a_flood() -> None:
+    """Whoever takes nonces without end takes no more memory than the limit; the newest ones stay good."""
+    pool = NoncePool(most=100)
+    nonces = [pool.issue() for _ in range(1000)]
+    assert len(pool._waiting) == 100
+    assert not any(pool.is_accepted(nonce) for nonce in nonces[:900])
+    assert all(pool.is_accepted(nonce) for nonce in nonces[900:])
+    assert not any(pool.is_accepted(nonce) for nonce in nonces)
+
+
+# Crashes.
+
+
+class Crash:
+    """Lets a server die at a chosen commit: everything after it fails as well.
+
+    at: which commit, counted from 0, None for none. is_kept: it was stored, and nobody was told. count: of commits.
+    """
+
+    def __init__(self, at: int | None, *, is_kept: bool) -> None:
+        self.at = at
+        self.is_kept = is_kept
+        self.count = 0
+        self.is_dead = False
+
+    def wrap(self, store: ACMEStore) -> "CrashingStore":
+        """Return a store that dies at this commit."""
+        return CrashingStore(store, self)
+
+
+class CrashingStore(Wrapped):
+    """A store whose process dies at one commit."""
+
+    def __init__(self, inner: ACMEStore, crash: Crash) -> None:
+        super().__init__(inner)
+        self._crash = crash
+
+    async def commit(self, *changes: Change) -> tuple[int, ...]:
+        """Commit, or die."""
+        crash = self._crash
+        number, crash.count = crash.count, crash.count + 1
+        if number == crash.at and crash.is_kept:
+            await self.inner.commit(*changes)
+        crash.is_dead = crash.is_dead or number == crash.at
+        if crash.is_dead:
+            raise StorageError(Reason.STORAGE, "the process died here")
+        return await self.inner.commit(*changes)
+
+
+@dataclass
+class Attempt:
+    """What a client knows, across crashes of the server. order: the URL of its order, None before it has one."""
+
+    key: Key
+    csr: bytes
+    order: str | None = None
+
+    async def go_on(self, server: ServerUnderTest) -> None:
+        """Do what is left to be done, from whatever state there is; give up at the first failure."""
+        client = Client(server, self.key)
+        answer = await client.post("new-account", {})
+        if answer.status not in (200, 201):
+            return
+        client.kid = answer.location
+        if self.order is None:
+            answer = await client.post("new-order", {"identifiers": [identifier(NAME)]})
+            if answer.status != 201:
+                return
+            self.order = answer.location
+        order = await client.post(self.order)
+        for url in order.json["authorizations"]:
+            for item in (await client.post(url)).json["challenges"][:1]:
+                await client.post(item["url"], {})
+            async with asyncio.timeout(0.3 if server.store.is_dead else 10):  # type: ignore[attr-defined]
+                await client.settled(url)
+        order = await client.post(self.order)
+        if order.json["status"] == "ready":
+            await client.finalize(order, self.csr)
+        async with asyncio.timeout(0.3 if server.store.is_dead else 10):  # type: ignore[attr-defined]
+            await client.settled(self.order)
+
+
+async def check_truth(server: ServerUnderTest) -> list[Order]:
+    """Check that each order has one entry or none, as its state says. Returns the orders."""
+    orders = await server.store.list_orders()
+    keys = [order.request_key for order in orders]
+    places = await server.ca.log.find(keys)
+    assert await entries_of(server) == len(places)
+    for order in orders:
+        authorizations = await server.store.find_authorizations(order.authorization_ids)
+        now = server.clock.now()
+        state = order.status_at(now, [item.status_at(now) for item in authorizations])
+        has_entry = order.request_key in places
+        assert not (has_entry and order.finalized is None), "an entry without a finalized order"
+        assert not (state is OrderStatus.VALID and not has_entry), "valid without an entry"
+        if order.place is not None:
+            assert has_entry
+    return orders
+
+
+COMMITS = 7
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["lost", "kept"])
+@pytest.mark.parametrize("at", range(COMMITS))
+def test_crash_at_each_commit(at: int, is_kept: bool) -> None:  # noqa: FBT001 - a parameter
+    """Whichever commit of an order's life is lost, or kept and not reported: the order gets one entry, never two.
+
+    After the restart its state is true at once, and the client, which asks the server alone, gets its certificate.
+    """
+    attempt = Attempt(Key.make(), csr_for([NAME]))
+    crash = Crash(at, is_kept=is_kept)
+
+    async def before(server: ServerUnderTest) -> None:
+        server.store.is_dead = False  # type: ignore[attr-defined]
+        try:
+            await attempt.go_on(CrashView(server, crash))  # type: ignore[arg-type]
+        except (TimeoutError, KeyError, AssertionError, StopIteration):
+            assert crash.is_dead
+        assert crash.is_dead, f"there are only {crash.count} commits"
+
+    async def after(server: ServerUnderTest) -> None:
+        await check_truth(server)
+        await attempt.go_on(CrashView(server, Crash(None, is_kept=False)))  # type: ignore[arg-type]
+        # An order that the client was not told of stays as it is, without an entry.
+        orders = await check_truth(server)
+        assert [order.is_issued for order in orders].count(True) == 1
+        assert await entries_of(server) == 1
+
+    with scratch() as path:
+        run_with(before, folder=path, store=crash.wrap)
+        run_with(after, folder=path)
+
+
+class CrashView:
+    """A server under test whose store tells whether its process died."""
+
+    def __init__(self, server: ServerUnderTest, crash: Crash) -> None:
+        self._server = server
+        self.store = crash
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the server has
+        """Pass on everything else."""
+        return getattr(self._server, name)
+
+
+@pytest.mark.parametrize("downtime_s", [10, 3 * DAY_S, 30 * DAY_S])
+def test_restart_after_long(downtime_s: int) -> None:
+    """An order whose entry was logged before a crash becomes valid after it, however long the server was down."""
+    attempt = Attempt(Key.make(), csr_for([NAME]))
+    crash = Crash(COMMITS - 1, is_kept=False)
+
+    async def before(server: ServerUnderTest) -> None:
+        with pytest.raises(TimeoutError):
+            await attempt.go_on(CrashView(server, crash))  # type: ignore[arg-type]
+        assert crash.is_dead
+        assert await entries_of(server) == 1
+
+    async def after(server: ServerUnderTest) -> None:
+        server.clock.advance(downtime_s)
+        client = Client(server, attempt.key, None)
+        client.kid = (await client.post("new-account", {})).location
+        assert (await client.settled(str(attempt.order))).json["status"] == "valid"
+        assert await entries_of(server) == 1
+        await check_truth(server)
+
+    with scratch() as path:
+        run_with(before, folder=path, store=crash.wrap)
+        run_with(after, folder=path)
+
+
+def test_restart_before_the_log_was_asked() -> None:
+    """An order that was finalized when the server died, and handed to no log, gets its entry after the restart.
+
+    When it took so long that the evidence is too old it becomes invalid instead, and has no entry.
+    """
+    for downtime_s, status, entries in ((10, "valid", 1), (9 * HOUR_S, "invalid", 0)):
+        attempt = Attempt(Key.make(), csr_for([NAME]))
+        crash = Crash(COMMITS - 2, is_kept=True)
+
+        async def before(server: ServerUnderTest, attempt: Attempt = attempt, crash: Crash = crash) -> None:
+            with pytest.raises((TimeoutError, KeyError)):
+                await attempt.go_on(CrashView(server, crash))  # type: ignore[arg-type]
+            assert await entries_of(server) == 0
+
+        async def after(
+            server: ServerUnderTest, attempt: Attempt = attempt, status: str = status, entries: int = entries
+        ) -> None:
+            client = Client(server, attempt.key)
+            client.kid = (await client.post("new-account", {})).location
+            assert (await client.settled(str(attempt.order))).json["status"] == status
+            assert await entries_of(server) == entries
+
+        with scratch() as path:
+            run_with(before, folder=path, store=crash.wrap, is_sequencing=False)
+            run_with(after, folder=path, clock=FakeClock(FakeClock().now() + timedelta(seconds=downtime_s)))
