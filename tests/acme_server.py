@@ -399,6 +399,15 @@ def leaf_of(pem: bytes) -> bytes:
     return x509.load_pem_x509_certificates(pem)[0].public_bytes(Encoding.DER)
 
 
+def id_of(der: bytes) -> str:
+    """Return the identifier of a certificate, made from the certificate alone."""
+    certificate = x509.load_der_x509_certificate(der)
+    key_identifier = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert key_identifier is not None
+    serial = certificate.serial_number
+    return f"{b64(key_identifier)}.{b64(serial.to_bytes(serial.bit_length() // 8 + 1, 'big'))}"
+
+
 def identifier(name: str) -> dict[str, str]:
     """Return the identifier of a name or an address."""
     with contextlib.suppress(ValueError):
@@ -503,12 +512,13 @@ def run_with(
     config: ACMEConfig | None = None,
     *,
     folder: Path | None = None,
+    timeout_s: float = 60.0,
     **choices: Any,  # noqa: ANN401 - of `running_server`
 ) -> None:
-    """Run one test with a server of its own. folder: of its CA, a new one without."""
+    """Run one test with a server of its own. folder: of its CA, a new one without. timeout_s: for all of it."""
 
     async def main(path: Path) -> None:
-        async with asyncio.timeout(60), running_server(path, config, **choices) as server:
+        async with asyncio.timeout(timeout_s), running_server(path, config, **choices) as server:
             await work(server)
 
     with contextlib.ExitStack() as stack:

@@ -144,12 +144,7 @@ def tricks() -> dict[str, Callable[[Client], bytes]]:
         "P-224": lambda _: csr_for([NAME], ec.generate_private_key(ec.SECP224R1())),
         "Ed448": lambda _: csr_for([NAME], ed448.Ed448PrivateKey.generate()),
         "SHA-1 with ECDSA": lambda _: sign_by_hand(p256, good, "1.2.840.10045.4.1", hashes.SHA1()),  # noqa: S303
-        "SHA-1 with RSA": lambda _: sign_by_hand(
-            rsa_key,
-            csr_for([NAME], rsa_key),
-            "1.2.840.113549.1.1.5",
-            hashes.SHA1(),  # noqa: S303
-        ),
+        "SHA-1 with RSA": lambda _: sign_with_rsa("1.2.840.113549.1.1.5", hashes.SHA1()),  # noqa: S303
         "signed by another key": lambda _: sign_by_hand(
             ec.generate_private_key(ec.SECP256R1()), good, "1.2.840.10045.4.3.2", hashes.SHA256()
         ),

@@ -8,9 +8,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import structlog
+from tests.commands import Run, run_program
 from tests.perspectives import TASK, FakePerspective, in_loop, make_folder, make_identity, now, peer_of, until
 
 from mtc.acme.machine.validation import Method
@@ -35,7 +36,6 @@ from mtc.acme.perspective.folder import (
 from mtc.acme.perspective.metrics import METRICS
 from mtc.acme.validation.settings import DNSSEC, ValidationSettings
 from mtc.ca.sections import Section
-from mtc.cli.app import main
 from mtc.errors import PeerError, Reason, UsageError
 from mtc.testing.names import Failure, NameServer
 from mtc.web.metrics import metrics_table
@@ -44,35 +44,10 @@ from mtc.web.tls import TLSFiles, ensure_identity
 NAMES = PerspectiveConfig(name="eu-1", region="ripe")
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of `mtc` left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `mtc` in this process."""
-
-    def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["mtc", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        assert "defect in mtc" not in captured.err
-        return Ran(code, captured.out, captured.err)
-
-    return run
+    return run_program(monkeypatch, capfd)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from tests.acme_server import (
     b64,
     csr_for,
     default_config,
+    id_of,
     identifier,
     leaf_of,
     make_folder,
@@ -55,15 +56,6 @@ async def make_landmark(server: ServerUnderTest) -> None:
 def trust_of(server: ServerUnderTest) -> TrustStore:
     """Return the trust store of somebody who trusts the CA."""
     return TrustStore([trusted_ca_from_certificate(server.ca.parts.folder.certificate)])
-
-
-def id_of(der: bytes) -> str:
-    """Return the identifier of a certificate, made from the certificate alone."""
-    certificate = x509.load_der_x509_certificate(der)
-    key_identifier = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    assert key_identifier is not None
-    serial = certificate.serial_number
-    return f"{b64(key_identifier)}.{b64(serial.to_bytes(serial.bit_length() // 8 + 1, 'big'))}"
 
 
 # Both forms.

@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.commands import Run, run_program
 from tests.test_ca_service import SPKI, Cosigners, ask, issue_all, make
-from tests.test_cli_acme import Run, run_program
 
 from mtc.acme.machine.evidence import EvidenceRecord, RecordKind
 from mtc.acme.machine.identifiers import Identifier

@@ -3,59 +3,22 @@
 import asyncio
 import base64
 import hashlib
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.commands import Run, run_program
 from tests.test_ca_service import PEM, SPKI, make
 
 from mtc.acme.machine.orders import Account, AccountStatus, Authorization, AuthorizationStatus, Order, Place
 from mtc.acme.machine.problems import Problem, ProblemType
 from mtc.acme.sqlite import DATABASE_NAME, SQLiteACMEStore
 from mtc.acme.store import Add, ExternalAccount, Put, Replace, Use
-from mtc.cli import main
 from mtc.errors import ConflictError
 from mtc.testing.acme_values import make_account, make_authorization, make_finalized, make_order, make_record
 
 NOW = datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of `mtc` left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:  # noqa: ANN401 - JSON
-        """The one line of JSON."""
-        (line,) = self.out.splitlines()
-        return json.loads(line)
-
-
-Run = Callable[..., Ran]
-
-
-def run_program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *command: str) -> Run:
-    """Return a function that runs a command of `mtc` in this process."""
-
-    def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["mtc", *command, *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        assert "defect in mtc" not in captured.err
-        return Ran(int(left.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -1,18 +1,16 @@
 """`mtc witness` and `mtc mirror` as operators use them: made, told of logs, run, looked at, and used wrongly."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from tests.commands import Run, run_program
 from tests.note_keys import CA, LOG
 from tests.synthetic_logs import ORIGIN, SyntheticLog, make_entries
 
-from mtc.cli import main
 from mtc.cosign.config import CosignerConfig, Role, format_cosigner_config, parse_cosigner_config
 from mtc.cosign.service.core import origin_hash
 from mtc.cosign.service.metrics import METRICS
@@ -23,35 +21,10 @@ from mtc.testing.fleet import Member, free_port
 from mtc.web.metrics import metrics_table
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of `mtc` left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `mtc` in this process."""
-
-    def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["mtc", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        assert "defect in mtc" not in captured.err
-        return Ran(code, captured.out, captured.err)
-
-    return run
+    return run_program(monkeypatch, capfd)
 
 
 @pytest.mark.parametrize("role", ["witness", "mirror"])

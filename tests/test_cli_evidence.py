@@ -1,49 +1,24 @@
 """`mtc evidence`: the story of a bundle for people, the same as JSON, and exit codes."""
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.commands import Run, run_program
 from tests.note_keys import CA, WITNESS
 from tests.split_views import ORIGIN, SIGNERS, SplitViewCA, every_kind, signed
 
-from mtc.cli import main
 from mtc.cosign.evidence import Evidence, SplitView, WentBack, encode_evidence, verify_evidence
 from mtc.note import Checkpoint, Note
 
 ALL = [evidence for signer in SIGNERS for evidence in every_kind(signer)]
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of `mtc` left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `mtc evidence` in this process."""
-
-    def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["mtc", "evidence", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert isinstance(left.value.code, int)
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        assert "defect in mtc" not in captured.err
-        return Ran(int(left.value.code), captured.out, captured.err)
-
-    return run
+    return run_program(monkeypatch, capfd, "evidence")
 
 
 def written(folder: Path, evidence: Evidence) -> Path:

@@ -6,19 +6,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from tests import commands
 from tests.certificates import Parts
 from tests.judging import CA, FIRST_8, WITNESS, small_ca
 from tests.makers import HOST, NOT_AFTER, NOT_BEFORE, NOW, Leaf, SmallCA, certify, make_key, policy
 
 from mtc import __version__
 from mtc.cert import CACertificate, CertificateChain, PropertyList, encode_ca_certificate, encode_name
-from mtc.cli import main
 from mtc.crypto import parse_public_key
 from mtc.ids import REVISIONS, TrustAnchorID
 from mtc.kernel import is_native_built
@@ -31,20 +31,16 @@ KEYS = ["file", "valid", "form", "ca", "log", "index", "reason", "message"]
 KERNELS = ["python", "native"] if is_native_built() else ["python"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of `mtc` left behind."""
+class Ran(commands.Ran):
+    """What a run of `mtc` left behind, with the JSON that it promises."""
 
-    code: int
-    out: str
-    err: str
+    __slots__ = ()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
         """The JSON objects of the output, one a line; their keys stand in the promised order."""
-        objects = [json.loads(line) for line in self.out.splitlines()]
-        assert all(list(item) == KEYS for item in objects)
-        return objects
+        assert all(list(item) == KEYS for item in self.objects)
+        return self.objects
 
     @property
     def verdicts(self) -> list[tuple[bool, str | None]]:
@@ -58,17 +54,11 @@ Run = Callable[..., Ran]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `mtc` in this process."""
+    program = commands.run_program(monkeypatch, capfd)
 
     def run(*arguments: str | Path) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["mtc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        code = left.value.code
-        assert isinstance(code, int)
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        assert "defect in mtc" not in captured.err
-        return Ran(int(code), captured.out, captured.err)
+        ran = program(*arguments)
+        return Ran(ran.code, ran.out, ran.err)
 
     return run
 

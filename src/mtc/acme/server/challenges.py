@@ -122,7 +122,7 @@ class Challenges:
                 began = context.ca.parts.clock.monotonic()
                 moment = context.now()
                 task = control_task(context, account, authorization, challenge)
-                outcome = await context.validator.examine(task)
+                outcome = await self._examine(task)
                 context.ca.parts.metrics.observe(
                     "mtc_acme_validation_seconds", context.ca.parts.clock.monotonic() - began
                 )
@@ -134,6 +134,15 @@ class Challenges:
             _LOG.error("validation not kept", authorization=authorization.id, error=error.message)
         finally:
             context.ca.parts.metrics.set("mtc_acme_validations_running", len(self._tasks) - 1)
+
+    async def _examine(self, task: ValidationTask) -> Outcome:
+        """Have a task examined. A defect of ours is an outcome as well, because a client waits for one."""
+        try:
+            return await self._context.validator.examine(task)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and told
+            _LOG.error("validation failed by itself", identifier=str(task.identifier), exc_info=error)
+            detail = "the validation failed for a reason of the server's own; order again"
+            return Outcome(Problem(type=ProblemType.SERVER_INTERNAL, detail=detail), ())
 
     async def _keep(
         self, account: Account, authorization: Authorization, method: Method, outcome: Outcome, moment: datetime

@@ -27,7 +27,6 @@ _MAX_TRIES = 3
 """So often a request is decided anew when what it had read was changed meanwhile."""
 
 _READING = ["GET", "HEAD"]
-_ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"]
 _WRONG_METHOD = 405
 _OPEN = ("/directory", "/new-nonce")
 _PARTS = ("{one}", "{two}")
@@ -139,7 +138,10 @@ class ACMEServer:
                 response.headers["Replay-Nonce"] = self._context.nonces.issue()
             return self._finish(response, "refused")
 
-        return Route(path, endpoint, methods=_ALL)
+        route = Route(path, endpoint)
+        # Every method, those that somebody invents too.
+        route.methods = None
+        return route
 
     async def _answer(self, call: Call, answer: Answer, parts: list[str]) -> Response:
         """Answer a call; decide anew when somebody else was faster."""
