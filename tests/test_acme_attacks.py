@@ -290,6 +290,33 @@ def test_two_requests_for_one_order(shared: Shared) -> None:
     shared.run(work)
 
 
+def test_order_that_begins_later_hinders_nobody(shared: Shared) -> None:
+    """A certificate that begins in half an hour is made at once, and so are those of others in its round."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        later = (server.clock.now() + timedelta(minutes=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        clients, orders = [Client(server, client.key, client.kid) for _ in range(4)], []
+        for number, twin in enumerate(clients):
+            members = {} if number else {"notBefore": later}
+            order = await twin.order(f"begins{number}.example.com", **members)
+            await twin.authorize(order)
+            orders.append(order)
+        # All of them get into one round.
+        async with server.ca._turn:
+            size = await entries_of(server)
+            tasks = [
+                asyncio.create_task(twin.finalize(order, csr_for([f"begins{number}.example.com"])))
+                for number, (twin, order) in enumerate(zip(clients, orders, strict=True))
+            ]
+            await until(lambda: server.ca.log.waiting == len(tasks))
+        answers = await asyncio.gather(*tasks)
+        assert [answer.json["status"] for answer in answers] == ["valid"] * 4
+        assert await entries_of(server) == size + 4
+
+    shared.run(work)
+
+
 def test_validation_after_deactivation(shared: Shared) -> None:
     """A validation that ends after its authorization was given up changes nothing, and is on record all the same."""
 

@@ -498,6 +498,21 @@ def test_orders_are_listed_page_by_page(shared: Shared, monkeypatch: pytest.Monk
     shared.run(work)
 
 
+def test_lists_leave_out_what_is_over() -> None:
+    """An order that ended, or whose request was refused by the log, is not listed; those that are done are."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        done = await client.obtain("done.example.com")
+        await client.order("ends.example.com")
+        server.clock.advance(timedelta(days=8).total_seconds())
+        still = await client.order("open.example.com")
+        answer = await client.post(f"{client.kid}/orders")
+        assert set(answer.json["orders"]) == {done.order, still.location}
+
+    run_with(work)
+
+
 def test_limits_say_when_to_come_again() -> None:
     """Accounts of an address, orders of an account and of a set of names are limited, with Retry-After."""
 

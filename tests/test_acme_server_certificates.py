@@ -28,7 +28,9 @@ from tests.acme_server import (
 )
 
 from mtc.acme.machine.evidence import RecordKind
+from mtc.acme.machine.orders import Place
 from mtc.acme.machine.renewal import CertificateID
+from mtc.acme.store import Replace
 from mtc.cert import Certificate, CertificateRevocationList, parse_certificate_chains
 from mtc.ids import REVISIONS, DraftRevision, serial_number
 from mtc.trust import Form, TrustStore, trusted_ca_from_certificate, verify_certificate
@@ -192,6 +194,24 @@ def test_certificate_is_made_again_after_a_restart() -> None:
     with scratch() as path:
         run_with(before, folder=path)
         run_with(after, folder=path)
+
+
+def test_certificate_whose_log_is_gone(shared: Shared) -> None:
+    """A certificate whose part of the log is not kept any more is 404 in both forms, and no failure."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        obtained = await client.obtain("pruned.example.com")
+        order = await server.store.find_order(obtained.order.rpartition("/")[2])
+        assert order is not None
+        await server.store.commit(Replace(replace(order, place=Place(log_number=1, index=1 << 40))))
+        server.server.issuing.fresh.clear()
+        url = obtained.final.json["certificate"]
+        answer = await client.post(url)
+        assert (answer.status, answer.problem) == (404, "malformed")
+        assert (await client.post(f"{url}/landmark")).status in (202, 404)
+
+    shared.run(work)
 
 
 # Renewal information.

@@ -529,6 +529,27 @@ def test_orders_end() -> None:
     run_with(work, config)
 
 
+def test_validation_that_ends_too_late() -> None:
+    """A validation that ends after its authorization has ended brings neither it nor its order back to life."""
+    config = default_config(order_lifetime=timedelta(days=1))
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        order = await client.order("late.example.com")
+        (url,) = order.json["authorizations"]
+        held = server.validator.hold("late.example.com")
+        await client.post((await client.post(url)).json["challenges"][0]["url"], {})
+        server.clock.advance(DAY_S)
+        tasks = set(server.server.challenges._tasks)
+        held.set()
+        await asyncio.wait(tasks)
+        assert (await client.post(url)).json["status"] == "expired"
+        assert (await client.post(order.location)).json["status"] == "invalid"
+        assert (await client.order("late.example.com")).json["status"] == "pending"
+
+    run_with(work, config)
+
+
 def test_others_orders_and_authorizations(shared: Shared) -> None:
     """Orders, authorizations, challenges and certificates of another account are not found, whatever is asked."""
 

@@ -117,7 +117,7 @@ def test_a_request_of_openssl_is_read() -> None:
     csr = parse_csr(OPENSSL_REQUEST)
     assert csr.dns_names == ("www.example.com", "*.example.com")
     assert csr.ip_addresses == ("192.0.2.1",)
-    assert csr.subject_cn == "www.example.com"
+    assert csr.subject_cns == ("www.example.com",)
     assert (csr.extension_oids, csr.other_names) == (("2.5.29.19",), 1)
     assert [(finding.code, finding.severity) for finding in csr.findings] == [
         (LintCode.CSR_EXTENSION_IGNORED, Severity.WARNING),
@@ -130,7 +130,7 @@ def test_a_request_of_openssl_is_read() -> None:
 def test_a_request_with_a_broken_key_is_read_and_then_refused_by_the_lint() -> None:
     """The detector's sample of a request verifies, and its key has the fingerprint and an odd size."""
     csr = parse_csr(ROCA_REQUEST)
-    assert (csr.subject_cn, csr.dns_names, csr.findings) == ("crocs.fi.muni.cz", (), ())
+    assert (csr.subject_cns, csr.dns_names, csr.findings) == (("crocs.fi.muni.cz",), (), ())
     found = lint_entry(make_entry(key=csr.spki), csr.spki, PRIVATE, NOW)
     assert [finding.code for finding in found] == [LintCode.RSA_SIZE, LintCode.RSA_ROCA]
 
@@ -167,7 +167,7 @@ def test_what_a_request_has_beside_names_is_passed_over() -> None:
     assert parse_csr(request(challenge=True)) == CSR(public_key("p-256"))
     usage = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CODE_SIGNING])
     csr = parse_csr(request("p-256", x509.RFC822Name("a@example.com"), subject="B\u00fccher", extensions=[usage]))
-    assert (csr.subject_cn, csr.dns_names, csr.other_names) == ("B\u00fccher", (), 1)
+    assert (csr.subject_cns, csr.dns_names, csr.other_names) == (("B\u00fccher",), (), 1)
     assert csr.extension_oids == ("2.5.29.37",)
 
 

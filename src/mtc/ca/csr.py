@@ -47,7 +47,7 @@ class CSR:
 
     spki: the public key, DER. dns_names, ip_addresses: from its subjectAltName, as text, in order; not judged yet.
     extension_oids: other extensions that it asks for, dotted. other_names: how many names of other kinds it asks for.
-    subject_cn: the first commonName of the subject, None without one; it is no name to certify.
+    subject_cns: the commonNames of the subject, in order; they are no names to certify.
     """
 
     spki: bytes
@@ -55,7 +55,7 @@ class CSR:
     ip_addresses: tuple[str, ...] = ()
     extension_oids: tuple[str, ...] = ()
     other_names: int = 0
-    subject_cn: str | None = None
+    subject_cns: tuple[str, ...] = ()
 
     @property
     def findings(self) -> tuple[LintFinding, ...]:
@@ -95,7 +95,7 @@ def parse_csr(data: bytes) -> CSR:
     request.finish()
     if info.read_integer() != 0:
         raise FormatError(Reason.BAD_VERSION, "the certificate request has a version other than v1")
-    subject_cn = _read_common_name(info.read_tlv(Tag.SEQUENCE))
+    subject_cns = _read_common_names(info.read_tlv(Tag.SEQUENCE))
     spki = info.read_tlv(Tag.SEQUENCE)
     split_spki(spki)
     extensions = _read_extensions(info)
@@ -109,7 +109,7 @@ def parse_csr(data: bytes) -> CSR:
     names = next((extension.value for extension in extensions if extension.oid == SUBJECT_ALT_NAME_OID), None)
     dns_names, ip_addresses, other_names = ((), (), 0) if names is None else parse_subject_alt_name(names)
     others = tuple(oid for oid in oids if oid != SUBJECT_ALT_NAME_OID)
-    return CSR(spki, dns_names, ip_addresses, others, other_names, subject_cn)
+    return CSR(spki, dns_names, ip_addresses, others, other_names, subject_cns)
 
 
 def parse_public_key_file(data: bytes) -> bytes:
@@ -185,10 +185,10 @@ def _looks_private(der: bytes) -> bool:
         return False
 
 
-def _read_common_name(subject: bytes) -> str | None:
-    """Return the first commonName of a Name that is text; what else stands there is only checked for its form."""
+def _read_common_names(subject: bytes) -> tuple[str, ...]:
+    """Return the commonNames of a Name that are text; what else stands there is only checked for its form."""
     rdns = DERReader(subject, "the request's subject").enter(Tag.SEQUENCE)
-    common = None
+    common = []
     while not rdns.is_empty:
         rdn = rdns.enter(Tag.SET)
         while not rdn.is_empty:
@@ -196,9 +196,9 @@ def _read_common_name(subject: bytes) -> str | None:
             oid = attribute.read_oid()
             tag, start, end = attribute.read_header()
             attribute.finish()
-            if oid == _COMMON_NAME_OID and common is None and tag in _TEXT_TAGS:
-                common = subject[start:end].decode("utf-8", errors="replace")
-    return common
+            if oid == _COMMON_NAME_OID and tag in _TEXT_TAGS:
+                common.append(subject[start:end].decode("utf-8", errors="replace"))
+    return tuple(common)
 
 
 def _read_extensions(info: DERReader) -> tuple[Extension, ...]:

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from starlette.responses import Response
 
@@ -146,11 +147,13 @@ class Accounts:
         call.check_empty()
         after = call.request.query_params.get("after", "")
         found = await self._context.store.list_orders(account.id, after=after, most=ORDERS_PER_PAGE + 1)
-        page = found[:ORDERS_PER_PAGE]
+        page, now = found[:ORDERS_PER_PAGE], self._context.now()
         links = {}
         if len(found) > ORDERS_PER_PAGE:
             links["next"] = f"{self._orders_url(account.id)}?after={page[-1].id}"
-        return reply({"orders": [self._context.order_url(order.id) for order in page if _is_shown(order)]}, links=links)
+        return reply(
+            {"orders": [self._context.order_url(order.id) for order in page if _is_shown(order, now)]}, links=links
+        )
 
     async def change_key(self, call: Call) -> Response:
         """Give an account another key; both keys have signed."""
@@ -230,9 +233,9 @@ def _own(call: Call, account_id: str) -> Account:
     return account
 
 
-def _is_shown(order: Order) -> bool:
-    """Tell whether an order belongs into a list; invalid ones may be left out (RFC 8555, "Orders List")."""
-    return order.error is None or order.finalized is not None
+def _is_shown(order: Order, now: datetime) -> bool:
+    """Tell whether an order belongs into a list: not one that is known to be invalid (RFC 8555, "Orders List")."""
+    return order.error is None and (order.finalized is not None or now < order.expires)
 
 
 def parse_contacts(document: Mapping[str, object]) -> tuple[str, ...]:

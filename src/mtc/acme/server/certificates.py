@@ -10,12 +10,12 @@ Identifiers, "Certificate Property Lists"; C2SP mtc-tlog for the prefix URL.
 from starlette.responses import Response
 
 from mtc.acme.machine.orders import Order, Place
-from mtc.acme.machine.problems import Problem, ProblemType, refused
+from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, refused
 from mtc.acme.server.authentication import Call
 from mtc.acme.server.context import ServerContext
 from mtc.acme.server.issuing import Issuing
 from mtc.acme.server.replies import add_links, problem_reply
-from mtc.errors import Reason, Rejected
+from mtc.errors import ConflictError, Reason, Rejected
 from mtc.wire import PEMBlock, encode_pem, parse_pem
 
 PLAIN = "application/pem-certificate-chain"
@@ -44,7 +44,10 @@ class Certificates:
         order, place, spki = await self._issued(call, order_id)
         issued = self._issuing.fresh.get(order.id)
         if issued is None:
-            issued = await self._context.ca.authority.standalone_of(place.log_number, place.index, spki)
+            try:
+                issued = await self._context.ca.authority.standalone_of(place.log_number, place.index, spki)
+            except ConflictError as error:
+                raise _not_kept(error) from None
         response = self._chain(call, issued.pem)
         relation = OPTIONAL_ALTERNATE
         if not self._has_optional_alternate:
@@ -60,6 +63,8 @@ class Certificates:
         ca = self._context.ca
         try:
             upgraded = await ca.authority.landmark_relative_of(place.log_number, place.index, spki)
+        except ConflictError as error:
+            raise _not_kept(error) from None
         except Rejected as error:
             if error.reason is not Reason.NO_LANDMARK:
                 raise refused(ProblemType.MALFORMED, error.message, status=404) from None
@@ -104,6 +109,11 @@ class Certificates:
         if folder.config.prefix_url is not None:
             add_links(response, {PREFIX_URL: folder.config.prefix_url})
         return response
+
+
+def _not_kept(error: ConflictError) -> ProblemError:
+    """Make the error for a certificate whose part of the log is not kept any more."""
+    return refused(ProblemType.MALFORMED, f"the certificate is not here any more: {error.message}", status=404)
 
 
 def _wants_properties(call: Call) -> bool:

@@ -154,7 +154,10 @@ class Challenges:
         for _ in range(_MAX_TRIES):
             current = await store.find_authorization(authorization.id)
             challenge = None if current is None else current.challenge(method)
-            if current is None or challenge is None or current.status is not AuthorizationStatus.PENDING:
+            if current is None or challenge is None:
+                return
+            # What was given up, decided or has ended meanwhile stays so.
+            if current.status_at(self._context.now()) is not AuthorizationStatus.PENDING:
                 return
             with contextlib.suppress(ConflictError):
                 await store.commit(Replace(self._decided(current, challenge, outcome, moment, record_id)))

@@ -16,14 +16,13 @@ _MAX_SHOWN = 5
 def check_csr(csr: CSR, identifiers: Sequence[Identifier]) -> None:
     """Raise ProblemError (badCSR) unless the names of a request are the identifiers of its order, all and no others.
 
-    The commonName counts as one of the names, because clients that are old put one there.
+    A commonName counts as one of the names, because clients that are old put one there.
     """
     if csr.other_names:
         raise _bad(f"the request has {csr.other_names} names that are neither DNS names nor IP addresses")
     try:
         asked = {Identifier.dns(name) for name in csr.dns_names} | {Identifier.ip(text) for text in csr.ip_addresses}
-        if csr.subject_cn is not None:
-            asked.add(_of_common_name(csr.subject_cn))
+        asked |= {_of_common_name(text) for text in csr.subject_cns}
     except FormatError as error:
         raise _bad(f"a name in the request cannot be used: {error.message}") from None
     ordered = set(identifiers)

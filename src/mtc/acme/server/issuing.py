@@ -106,7 +106,7 @@ class Issuing:
             raise refused(ProblemType.INVALID_PROFILE, f"the profile {order.profile} is not served any more")
         request = self._plan(order, csr.spki, now)
         try:
-            not_before, not_after = await asyncio.to_thread(context.ca.authority.check, request, now)
+            not_before, not_after = context.ca.authority.check(request, now)
         except Error as error:
             raise refused(ProblemType.BAD_CSR, error.message) from None
         thumbprint = PublicKey.thumbprint_of(csr.spki)
@@ -228,6 +228,8 @@ class Issuing:
             if error.reason is Reason.BUSY and is_first:
                 # The log did not take it, and there was no attempt before.
                 await self._settle(order, error)
+            else:
+                _LOG.warning("order not finished", order=order.id, reason=str(error.reason), error=error.message)
         except Error as error:
             _LOG.warning("order not finished", order=order.id, reason=str(error.reason), error=error.message)
 
