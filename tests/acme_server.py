@@ -34,7 +34,7 @@ from mtc.acme.seams import Outcome
 from mtc.acme.server.context import ServerContext
 from mtc.acme.server.http import ACMEServer
 from mtc.acme.sqlite import SQLiteACMEStore
-from mtc.acme.store import ACMEStore
+from mtc.acme.store import ACMEStore, Change
 from mtc.ca.config import CAConfig
 from mtc.ca.folder import create_folder
 from mtc.ca.service import RunningCA, open_ca
@@ -189,13 +189,42 @@ def default_config(**changes: Any) -> ACMEConfig:  # noqa: ANN401 - fields of di
     return replace(config, **changes)
 
 
+class GatedStore:
+    """A store whose commits can be held back, so that several requests have read before the first one writes."""
+
+    def __init__(self, inner: ACMEStore) -> None:
+        """Hold nothing back."""
+        self._inner = inner
+        self._left = 0
+        self._gate: asyncio.Event | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the store has
+        """Pass on what is not held back."""
+        return getattr(self._inner, name)
+
+    def hold(self, count: int) -> None:
+        """Let the next commits wait until there are so many of them."""
+        self._left, self._gate = count, asyncio.Event()
+
+    async def commit(self, *changes: Change) -> tuple[int, ...]:
+        """Commit, perhaps after waiting for others."""
+        if self._gate is not None and not self._gate.is_set():
+            self._left -= 1
+            if self._left <= 0:
+                self._gate.set()
+            async with asyncio.timeout(PATIENCE_S):
+                await self._gate.wait()
+        return await self._inner.commit(*changes)
+
+
 @dataclass(slots=True)
 class ServerUnderTest:
-    """A server that runs."""
+    """A server that runs. gate: the database, where commits can be held back; store: around it, if a test wants so."""
 
     app: ASGIApp
     ca: RunningCA
     store: ACMEStore
+    gate: GatedStore
     context: ServerContext
     server: ACMEServer
     validator: ScriptedValidator
@@ -349,7 +378,7 @@ class Client:
             if document["status"] != "pending":
                 continue
             chosen = next(item for item in document["challenges"] if method in (None, item["type"]))
-            while (await self.post(chosen["url"], {})).status == 503:
+            while (await self.post(chosen["url"], {})).status == 503:  # noqa: ASYNC110 - what is waited for is a poll
                 await asyncio.sleep(0.002)
             await self.settled(url)
 
@@ -479,7 +508,8 @@ async def running_server(  # noqa: PLR0913 - what tests choose
             await stack.enter_async_context(ca.sequencing())
         database = SQLiteACMEStore.open(path / "acme" / "acme.sqlite", path / "acme" / "evidence")
         stack.push_async_callback(database.close)
-        wrapped = store(database)
+        gate = GatedStore(database)
+        wrapped = store(gate)
         validator = ScriptedValidator(time)
         context = ServerContext(config or default_config(), wrapped, ca, validator)
         server = ACMEServer(context)
@@ -488,7 +518,7 @@ async def running_server(  # noqa: PLR0913 - what tests choose
         follow_up = asyncio.create_task(server.issuing.follow_up())
         try:
             await server.challenges.resume()
-            yield ServerUnderTest(app, ca, wrapped, context, server, validator, time)
+            yield ServerUnderTest(app, ca, wrapped, gate, context, server, validator, time)
         finally:
             follow_up.cancel()
             await asyncio.gather(follow_up, return_exceptions=True)

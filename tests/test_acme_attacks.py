@@ -1,4 +1,4 @@
-"""Attacks on the ACME server, and crashes of its store: an order has one entry or none, as its state says."""
+"""Attacks on the ACME server: tricks with requests, races, old evidence, a log that takes nothing, floods."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,11 @@ from tests.acme_server import (
     identifier,
     leaf_of,
     run_with,
-    scratch,
     shared_server,
 )
 
 from mtc.acme.machine.evidence import RecordKind
-from mtc.acme.machine.orders import Account, AccountStatus, Order, OrderStatus
+from mtc.acme.machine.orders import Account, AccountStatus
 from mtc.acme.machine.problems import Problem, ProblemType
 from mtc.acme.server import challenges, issuing
 from mtc.acme.server.nonces import NoncePool
@@ -36,7 +35,6 @@ from mtc.acme.sqlite import SQLiteACMEStore
 from mtc.acme.store import ACMEStore, Change, Replace
 from mtc.errors import ConflictError, Reason, StorageError
 from mtc.log.service import CosignerView, NoQuorumError, SignedTree, TreeToSign
-from mtc.testing.clock import FakeClock
 from mtc.wire import encode_bit_string, encode_oid, encode_sequence
 
 HOUR_S, DAY_S = 3600, 86400
@@ -132,6 +130,7 @@ def tricks() -> dict[str, Callable[[Client], bytes]]:
         "commonName alone of another": lambda _: csr_for([], common_name="other.example.com"),
         "commonName that is no name": lambda _: csr_for([NAME], common_name="My Server"),
         "commonName with NUL": lambda _: csr_for([NAME], common_name=f"{NAME}\x00.evil.example"),
+        "second commonName": lambda _: two_common_names(NAME, "other.example.com"),
         "mail address": lambda _: csr_for([NAME], others=[x509.RFC822Name("a@example.com")]),
         "URI": lambda _: csr_for([NAME], others=[x509.UniformResourceIdentifier("https://example.com")]),
         "directory name": lambda _: csr_for([NAME], others=[x509.DirectoryName(x509_name)]),
@@ -232,22 +231,6 @@ def test_new_kinds_of_keys_are_certified(shared: Shared, kind: Any) -> None:  # 
     shared.run(work)
 
 
-def test_second_common_name_is_not_certified(shared: Shared) -> None:
-    """What else stands in the subject of a request gets into no certificate."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        order = await ready_order(client, NAME)
-        await client.finalize(order, two_common_names(NAME, "other.example.com"))
-        final = await client.post(order.location)
-        assert final.json["status"] in ("ready", "valid")
-        if final.json["status"] == "valid":
-            chain = await client.post(final.json["certificate"])
-            assert b"other.example.com" not in leaf_of(chain.body)
-
-    shared.run(work)
-
-
 def test_extensions_of_requests_are_not_copied(shared: Shared) -> None:
     """A request that asks to be a CA gets a certificate that is none."""
 
@@ -281,11 +264,35 @@ def test_two_requests_for_one_order(shared: Shared) -> None:
             size = await entries_of(server)
             csrs = [csr_for([NAME])] * 6 if is_one_key else [csr_for([NAME]) for _ in range(6)]
             twins = [Client(server, client.key, client.kid) for _ in csrs]
+            server.gate.hold(6)
             answers = await asyncio.gather(*(twin.finalize(order, csr) for twin, csr in zip(twins, csrs, strict=True)))
             statuses = sorted(answer.status for answer in answers)
             assert statuses == ([200] * 6 if is_one_key else [200] + [403] * 5)
             assert (await client.settled(order.location)).json["status"] == "valid"
             assert await entries_of(server) == size + 1
+
+    shared.run(work)
+
+
+def test_one_challenge_is_validated_once(shared: Shared) -> None:
+    """Answers to one challenge at the same time begin one validation; of two challenges each begins its own."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        twins = [Client(server, client.key, client.kid) for _ in range(4)]
+        order = await client.order("once.example.com")
+        (url,) = order.json["authorizations"]
+        offered = [item["url"] for item in (await client.post(url)).json["challenges"]]
+        held = server.validator.hold("once.example.com")
+        server.gate.hold(4)
+        answers = await asyncio.gather(*(twin.post(offered[0], {}) for twin in twins))
+        assert {answer.json["status"] for answer in answers} == {"processing"}
+        assert server.validator.count("once.example.com") == 1
+        await asyncio.gather(*(twin.post(target, {}) for twin, target in zip(twins, offered[1:], strict=False)))
+        assert server.validator.count("once.example.com") == 3
+        held.set()
+        assert (await client.settled(url)).json["status"] == "valid"
+        assert (await client.post(order.location)).json["status"] == "ready"
 
     shared.run(work)
 
@@ -606,191 +613,3 @@ def test_nonces_of_a_flood() -> None:
     assert not any(pool.is_accepted(nonce) for nonce in nonces[:900])
     assert all(pool.is_accepted(nonce) for nonce in nonces[900:])
     assert not any(pool.is_accepted(nonce) for nonce in nonces)
-
-
-# Crashes.
-
-
-class Crash:
-    """Lets a server die at a chosen commit: everything after it fails as well.
-
-    at: which commit, counted from 0, None for none. is_kept: it was stored, and nobody was told. count: of commits.
-    """
-
-    def __init__(self, at: int | None, *, is_kept: bool) -> None:
-        self.at = at
-        self.is_kept = is_kept
-        self.count = 0
-        self.is_dead = False
-
-    def wrap(self, store: ACMEStore) -> "CrashingStore":
-        """Return a store that dies at this commit."""
-        return CrashingStore(store, self)
-
-
-class CrashingStore(Wrapped):
-    """A store whose process dies at one commit."""
-
-    def __init__(self, inner: ACMEStore, crash: Crash) -> None:
-        super().__init__(inner)
-        self._crash = crash
-
-    async def commit(self, *changes: Change) -> tuple[int, ...]:
-        """Commit, or die."""
-        crash = self._crash
-        number, crash.count = crash.count, crash.count + 1
-        if number == crash.at and crash.is_kept:
-            await self.inner.commit(*changes)
-        crash.is_dead = crash.is_dead or number == crash.at
-        if crash.is_dead:
-            raise StorageError(Reason.STORAGE, "the process died here")
-        return await self.inner.commit(*changes)
-
-
-@dataclass
-class Attempt:
-    """What a client knows, across crashes of the server. order: the URL of its order, None before it has one."""
-
-    key: Key
-    csr: bytes
-    order: str | None = None
-
-    async def go_on(self, server: ServerUnderTest) -> None:
-        """Do what is left to be done, from whatever state there is; give up at the first failure."""
-        client = Client(server, self.key)
-        answer = await client.post("new-account", {})
-        if answer.status not in (200, 201):
-            return
-        client.kid = answer.location
-        if self.order is None:
-            answer = await client.post("new-order", {"identifiers": [identifier(NAME)]})
-            if answer.status != 201:
-                return
-            self.order = answer.location
-        order = await client.post(self.order)
-        for url in order.json["authorizations"]:
-            for item in (await client.post(url)).json["challenges"][:1]:
-                await client.post(item["url"], {})
-            async with asyncio.timeout(0.3 if server.store.is_dead else 10):  # type: ignore[attr-defined]
-                await client.settled(url)
-        order = await client.post(self.order)
-        if order.json["status"] == "ready":
-            await client.finalize(order, self.csr)
-        async with asyncio.timeout(0.3 if server.store.is_dead else 10):  # type: ignore[attr-defined]
-            await client.settled(self.order)
-
-
-async def check_truth(server: ServerUnderTest) -> list[Order]:
-    """Check that each order has one entry or none, as its state says. Returns the orders."""
-    orders = await server.store.list_orders()
-    keys = [order.request_key for order in orders]
-    places = await server.ca.log.find(keys)
-    assert await entries_of(server) == len(places)
-    for order in orders:
-        authorizations = await server.store.find_authorizations(order.authorization_ids)
-        now = server.clock.now()
-        state = order.status_at(now, [item.status_at(now) for item in authorizations])
-        has_entry = order.request_key in places
-        assert not (has_entry and order.finalized is None), "an entry without a finalized order"
-        assert not (state is OrderStatus.VALID and not has_entry), "valid without an entry"
-        if order.place is not None:
-            assert has_entry
-    return orders
-
-
-COMMITS = 7
-
-
-@pytest.mark.parametrize("is_kept", [False, True], ids=["lost", "kept"])
-@pytest.mark.parametrize("at", range(COMMITS))
-def test_crash_at_each_commit(at: int, is_kept: bool) -> None:  # noqa: FBT001 - a parameter
-    """Whichever commit of an order's life is lost, or kept and not reported: the order gets one entry, never two.
-
-    After the restart its state is true at once, and the client, which asks the server alone, gets its certificate.
-    """
-    attempt = Attempt(Key.make(), csr_for([NAME]))
-    crash = Crash(at, is_kept=is_kept)
-
-    async def before(server: ServerUnderTest) -> None:
-        server.store.is_dead = False  # type: ignore[attr-defined]
-        try:
-            await attempt.go_on(CrashView(server, crash))  # type: ignore[arg-type]
-        except (TimeoutError, KeyError, AssertionError, StopIteration):
-            assert crash.is_dead
-        assert crash.is_dead, f"there are only {crash.count} commits"
-
-    async def after(server: ServerUnderTest) -> None:
-        await check_truth(server)
-        await attempt.go_on(CrashView(server, Crash(None, is_kept=False)))  # type: ignore[arg-type]
-        # An order that the client was not told of stays as it is, without an entry.
-        orders = await check_truth(server)
-        assert [order.is_issued for order in orders].count(True) == 1
-        assert await entries_of(server) == 1
-
-    with scratch() as path:
-        run_with(before, folder=path, store=crash.wrap)
-        run_with(after, folder=path)
-
-
-class CrashView:
-    """A server under test whose store tells whether its process died."""
-
-    def __init__(self, server: ServerUnderTest, crash: Crash) -> None:
-        self._server = server
-        self.store = crash
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the server has
-        """Pass on everything else."""
-        return getattr(self._server, name)
-
-
-@pytest.mark.parametrize("downtime_s", [10, 3 * DAY_S, 30 * DAY_S])
-def test_restart_after_long(downtime_s: int) -> None:
-    """An order whose entry was logged before a crash becomes valid after it, however long the server was down."""
-    attempt = Attempt(Key.make(), csr_for([NAME]))
-    crash = Crash(COMMITS - 1, is_kept=False)
-
-    async def before(server: ServerUnderTest) -> None:
-        with pytest.raises(TimeoutError):
-            await attempt.go_on(CrashView(server, crash))  # type: ignore[arg-type]
-        assert crash.is_dead
-        assert await entries_of(server) == 1
-
-    async def after(server: ServerUnderTest) -> None:
-        server.clock.advance(downtime_s)
-        client = Client(server, attempt.key, None)
-        client.kid = (await client.post("new-account", {})).location
-        assert (await client.settled(str(attempt.order))).json["status"] == "valid"
-        assert await entries_of(server) == 1
-        await check_truth(server)
-
-    with scratch() as path:
-        run_with(before, folder=path, store=crash.wrap)
-        run_with(after, folder=path)
-
-
-def test_restart_before_the_log_was_asked() -> None:
-    """An order that was finalized when the server died, and handed to no log, gets its entry after the restart.
-
-    When it took so long that the evidence is too old it becomes invalid instead, and has no entry.
-    """
-    for downtime_s, status, entries in ((10, "valid", 1), (9 * HOUR_S, "invalid", 0)):
-        attempt = Attempt(Key.make(), csr_for([NAME]))
-        crash = Crash(COMMITS - 2, is_kept=True)
-
-        async def before(server: ServerUnderTest, attempt: Attempt = attempt, crash: Crash = crash) -> None:
-            with pytest.raises((TimeoutError, KeyError)):
-                await attempt.go_on(CrashView(server, crash))  # type: ignore[arg-type]
-            assert await entries_of(server) == 0
-
-        async def after(
-            server: ServerUnderTest, attempt: Attempt = attempt, status: str = status, entries: int = entries
-        ) -> None:
-            client = Client(server, attempt.key)
-            client.kid = (await client.post("new-account", {})).location
-            assert (await client.settled(str(attempt.order))).json["status"] == status
-            assert await entries_of(server) == entries
-
-        with scratch() as path:
-            run_with(before, folder=path, store=crash.wrap, is_sequencing=False)
-            run_with(after, folder=path, clock=FakeClock(FakeClock().now() + timedelta(seconds=downtime_s)))

@@ -84,6 +84,7 @@ def test_one_key_has_one_account(shared: Shared) -> None:
     async def work(server: ServerUnderTest) -> None:
         key = Key.make()
         clients = [Client(server, key) for _ in range(12)]
+        server.gate.hold(12)
         answers = await asyncio.gather(*(client.post("new-account", {}) for client in clients))
         assert sorted(answer.status for answer in answers) == [200] * 11 + [201]
         assert len({answer.location for answer in answers}) == 1
@@ -159,6 +160,7 @@ def test_many_changes_at_once(shared: Shared) -> None:
     async def work(server: ServerUnderTest) -> None:
         client = await server.account()
         twins = [Client(server, client.key, client.kid) for _ in range(30)]
+        server.gate.hold(30)
         answers = await asyncio.gather(
             *(twin.post(str(client.kid), {"contact": [f"mailto:n{n}@example.com"]}) for n, twin in enumerate(twins))
         )
@@ -268,6 +270,7 @@ def test_external_account_is_raced_for(shared: Shared) -> None:
     async def work(server: ServerUnderTest) -> None:
         await add_external(server, "raced")
         keys = [Key.make() for _ in range(8)]
+        server.gate.hold(8)
         answers = await asyncio.gather(*(bind(server, key, binding(key, "raced")) for key in keys))
         assert sorted(answer.status for answer in answers) == [201] + [403] * 7
 
@@ -426,6 +429,7 @@ def test_key_is_raced_for(shared: Shared) -> None:
     async def work(server: ServerUnderTest) -> None:
         clients = [await server.account() for _ in range(6)]
         new = Key.make()
+        server.gate.hold(6)
         answers = await asyncio.gather(*(change_key(client, new) for client in clients))
         assert sorted(answer.status for answer in answers) == [200] + [409] * 5
 

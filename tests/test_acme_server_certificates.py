@@ -367,6 +367,7 @@ def test_replacement_is_raced_for(shared: Shared) -> None:
         client = await server.account()
         obtained = await client.obtain("race.example.com")
         twins = [Client(server, client.key, client.kid) for _ in range(6)]
+        server.gate.hold(6)
         answers = await asyncio.gather(*(replaced(twin, obtained.der, "race.example.com") for twin in twins))
         assert sorted(answer.status for answer in answers) == [201] + [409] * 5
 

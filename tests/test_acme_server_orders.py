@@ -1,24 +1,19 @@
-"""Orders, authorizations, challenges and finalize: what is asked for, shown, reused, refused."""
+"""Orders, authorizations and challenges of the ACME server: what is asked for, shown, reused, given up."""
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from tests.acme_server import (
     URL,
     Answer,
-    Client,
     ServerUnderTest,
     Shared,
     csr_for,
     default_config,
     identifier,
     run_with,
-    scratch,
     shared_server,
 )
 
@@ -49,11 +44,6 @@ def kinds_of(answer: Answer) -> list[tuple[str, str]]:
         (item["type"].rpartition(":")[2], item.get("identifier", {}).get("value", ""))
         for item in answer.json["subproblems"]
     ]
-
-
-def rfc3339(moment: datetime) -> str:
-    """Return a time as ACME writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def test_order_object(shared: Shared) -> None:
@@ -303,148 +293,6 @@ def test_methods_that_are_switched_off() -> None:
     run_with(work, config)
 
 
-# Times and profiles.
-
-
-def test_times_are_as_requested(shared: Shared) -> None:
-    """The times that are granted are reflected, and are those of the certificate, to the second."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        now = server.clock.now()
-        for number, (before, after) in enumerate(
-            [
-                (None, now + timedelta(days=3)),
-                (now - timedelta(minutes=1), None),
-                (now + timedelta(minutes=30), now + timedelta(days=2, seconds=7)),
-                (now, now + timedelta(days=7) - timedelta(minutes=6)),
-            ]
-        ):
-            name = f"times{number}.example.com"
-            wanted = {"notBefore": before, "notAfter": after}
-            wanted_text = {key: rfc3339(value) for key, value in wanted.items() if value is not None}
-            obtained = await client.obtain(name, **wanted_text)
-            for key, text in wanted_text.items():
-                assert obtained.final.json[key] == text
-            certificate = x509.load_der_x509_certificate(obtained.der)
-            if before is not None:
-                assert certificate.not_valid_before_utc == before
-            if after is not None:
-                assert certificate.not_valid_after_utc == after
-
-    shared.run(work)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("-1h", None),
-        ("+2h", None),
-        (None, "-1s"),
-        (None, "+0s"),
-        ("+10m", "+10m"),
-        ("+10m", "+5m"),
-        (None, "+90d"),
-        (None, "+8000d"),
-        (None, "text"),
-        ("text", None),
-        (None, 7),
-        (None, "2026-11-25T00:00:00"),
-        (None, "9999-12-31T23:59:59-23:59"),
-        ("0001-01-01T00:00:00+23:59", None),
-        (None, "2026-W48-1T00:00:00Z"),
-        (None, ""),
-    ],
-)
-def test_times_that_no_certificate_has(shared: Shared, before: object, after: object) -> None:
-    """Times that cannot be had are refused at once; nothing else is issued in their place."""
-    units = {"s": 1, "m": 60, "h": HOUR_S, "d": DAY_S}
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-
-        def moment(value: object) -> object:
-            if isinstance(value, str) and value[:1] in ("+", "-"):
-                seconds = int(value[:-1]) * units[value[-1]]
-                return rfc3339(server.clock.now() + timedelta(seconds=seconds))
-            return value
-
-        members = {"notBefore": moment(before), "notAfter": moment(after)}
-        payload = {"identifiers": [identifier("times.example.com")]} | {
-            k: v for k, v in members.items() if v is not None
-        }
-        answer = await client.post("new-order", payload)
-        assert (answer.status, answer.problem) == (400, "malformed")
-
-    shared.run(work)
-
-
-def test_times_with_fractions_and_zones(shared: Shared) -> None:
-    """A time of RFC 3339 with a zone is understood; a fraction of a second, which no certificate has, is refused."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        after = server.clock.now() + timedelta(days=2)
-        zoned = after.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") + "+00:00"
-        obtained = await client.obtain("zoned.example.com", notAfter=zoned)
-        assert x509.load_der_x509_certificate(obtained.der).not_valid_after_utc == after
-        text = rfc3339(after)[:-1]
-        payload = {"identifiers": [identifier("fraction.example.com")]}
-        assert (await client.post("new-order", payload | {"notAfter": f"{text}.000Z"})).status == 201
-        assert (await client.post("new-order", payload | {"notAfter": f"{text}.5Z"})).problem == "malformed"
-
-    shared.run(work)
-
-
-def test_profiles(shared: Shared) -> None:
-    """A profile is reflected and gives its lifetime; without one it is the first; an unknown one is invalidProfile."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        for profile, lifetime in (("default", timedelta(days=7)), ("short", timedelta(hours=1))):
-            obtained = await client.obtain(f"{profile}.profile.example.com", profile=profile)
-            assert obtained.final.json["profile"] == profile
-            certificate = x509.load_der_x509_certificate(obtained.der)
-            length = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-            assert length == lifetime - timedelta(seconds=1)
-        assert (await client.order("none.profile.example.com")).json["profile"] == "default"
-        unknown: tuple[object, ...] = ("other", "", 7, [], "Default")
-        for name in unknown:
-            answer = await client.post("new-order", {"identifiers": [identifier("x.example.com")], "profile": name})
-            assert (answer.status, answer.problem) == (400, "invalidProfile")
-
-    shared.run(work)
-
-
-def test_profile_bounds_the_requested_times(shared: Shared) -> None:
-    """A time beyond the profile's lifetime is refused; the profile is not left for it."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        after = rfc3339(server.clock.now() + timedelta(days=3))
-        payload = {"identifiers": [identifier("bound.example.com")], "notAfter": after, "profile": "short"}
-        assert (await client.post("new-order", payload)).problem == "malformed"
-
-    shared.run(work)
-
-
-def test_profile_that_is_gone_at_finalize() -> None:
-    """An order of a profile that is not served any more is invalidProfile at finalize, and gets no other."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        order = await client.order("gone.example.com", profile="short")
-        await client.authorize(order)
-        await client.settled(order.json["authorizations"][0])
-        profiles = {"default": server.context.config.profiles["default"]}
-        object.__setattr__(server.context, "config", replace(server.context.config, profiles=profiles))
-        answer = await client.finalize(order, csr_for(["gone.example.com"]))
-        assert (answer.status, answer.problem) == (400, "invalidProfile")
-        assert server.ca.log.record.tree_size == 0
-
-    run_with(work)
-
-
 # Reuse and ends.
 
 
@@ -588,156 +436,5 @@ def test_reading_wants_an_empty_payload(shared: Shared) -> None:
         for url in (obtained.order, obtained.final.json["certificate"], f"{client.kid}/orders"):
             assert (await client.post(url, {})).problem == "malformed"
         assert (await client.post(obtained.final.json["finalize"])).problem == "malformed"
-
-    shared.run(work)
-
-
-# Finalize.
-
-
-def test_finalize_before_the_order_is_ready(shared: Shared) -> None:
-    """An order with a pending authorization is orderNotReady, 403, and stays as it is."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        order = await client.order("early.example.com")
-        answer = await client.finalize(order, csr_for(["early.example.com"]))
-        assert (answer.status, answer.problem) == (403, "orderNotReady")
-        assert (await client.post(order.location)).json["status"] == "pending"
-
-    shared.run(work)
-
-
-@pytest.mark.parametrize("common_name", [None, "a.names.example.com", "A.NAMES.example.com"])
-def test_names_of_a_request(shared: Shared, common_name: str | None) -> None:
-    """Names may stand in any order and case, and in the commonName as well; the certificate has those of the order."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        names = ["a.names.example.com", "*.names.example.com", "192.0.2.9", "2001:db8::9"]
-        order = await client.order(*names)
-        await client.authorize(order)
-        for url in order.json["authorizations"]:
-            await client.settled(url)
-        asked = ["2001:db8::9", "*.NAMES.example.com", "192.0.2.9", "a.names.example.com"]
-        final = await client.finalize(order, csr_for(asked, common_name=common_name))
-        final = await client.settled(order.location) if final.status == 200 else final
-        chain = await client.post(final.json["certificate"])
-        leaf = x509.load_pem_x509_certificates(chain.body)[0]
-        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert set(found.get_values_for_type(x509.DNSName)) == set(names[:2])
-        assert {str(item) for item in found.get_values_for_type(x509.IPAddress)} == set(names[2:])
-
-    shared.run(work)
-
-
-def test_name_in_the_common_name_alone(shared: Shared) -> None:
-    """A request whose only name stands in the commonName is taken, as the RFC has it."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        order = await client.order("old.example.com")
-        await client.authorize(order)
-        await client.settled(order.json["authorizations"][0])
-        assert (await client.finalize(order, csr_for([], common_name="old.example.com"))).status == 200
-
-    shared.run(work)
-
-
-def test_finalizing_again_shows_the_order(shared: Shared) -> None:
-    """The same request again gives the same order and no second entry; another key is orderNotReady."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        key = ec.generate_private_key(ec.SECP256R1())
-        obtained = await client.obtain("twice.example.com", key=key)
-        size = server.ca.log.record.tree_size
-        csr = csr_for(["twice.example.com"], key)
-        answer = await client.finalize(obtained.final, csr)
-        assert (answer.status, answer.json) == (200, obtained.final.json)
-        answer = await client.finalize(obtained.final, csr_for(["twice.example.com"]))
-        assert (answer.status, answer.problem) == (403, "orderNotReady")
-        assert server.ca.log.record.tree_size == size
-
-    shared.run(work)
-
-
-def test_equal_orders_are_not_made_one(shared: Shared) -> None:
-    """Two orders of one key and the same names get an entry each: nothing is deduplicated by its bytes."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        key = ec.generate_private_key(ec.SECP256R1())
-        size = server.ca.log.record.tree_size
-        first, second = [await client.obtain("equal.example.com", key=key) for _ in range(2)]
-        assert server.ca.log.record.tree_size == size + 2
-        serials = {x509.load_der_x509_certificate(item.der).serial_number for item in (first, second)}
-        assert len(serials) == 2
-
-    shared.run(work)
-
-
-def test_server_sheds_load() -> None:
-    """More validations than may run and wait are refused with 503 and when to come again; the others end well."""
-    limits = replace(default_config().limits, validations=2, waiting=3)
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        names = [f"load{number}.example.com" for number in range(8)]
-        order = await client.order(*names)
-        held = [server.validator.hold(name) for name in names]
-        answers = []
-        for url in order.json["authorizations"]:
-            challenge = (await client.post(url)).json["challenges"][0]["url"]
-            answers.append(await client.post(challenge, {}))
-        assert [answer.status for answer in answers] == [200] * 5 + [503] * 3
-        assert len(server.validator.tasks) == 2
-        assert (answers[-1].problem, answers[-1].header("retry-after")) == ("rateLimited", "10")
-        for event in held:
-            event.set()
-        for url in order.json["authorizations"][:5]:
-            assert (await client.settled(url)).json["status"] == "valid"
-        await client.authorize(order)
-        for url in order.json["authorizations"][5:]:
-            assert (await client.settled(url)).json["status"] == "valid"
-
-    run_with(work, default_config(limits=limits))
-
-
-def test_validation_goes_on_after_a_restart() -> None:
-    """A validation that was under way when the server ended is done by the next one, without the client's doing."""
-    seen: list[str] = []
-
-    async def before(server: ServerUnderTest) -> None:
-        client = await server.account()
-        order = await client.order("restart.example.com")
-        server.validator.hold("restart.example.com")
-        (url,) = order.json["authorizations"]
-        challenge = (await client.post(url)).json["challenges"][0]["url"]
-        assert (await client.post(challenge, {})).json["status"] == "processing"
-        clients.append(client)
-        seen.append(url)
-
-    async def after(server: ServerUnderTest) -> None:
-        client = Client(server, clients[0].key, clients[0].kid)
-        assert (await client.settled(seen[0])).json["status"] == "valid"
-        assert server.validator.count("restart.example.com") == 1
-
-    clients: list[Client] = []
-    with scratch() as path:
-        run_with(before, folder=path)
-        run_with(after, folder=path)
-
-
-def test_many_orders_at_once(shared: Shared) -> None:
-    """Twenty orders at the same time get twenty entries and twenty certificates."""
-
-    async def work(server: ServerUnderTest) -> None:
-        client = await server.account()
-        size = server.ca.log.record.tree_size
-        twins = [Client(server, client.key, client.kid) for _ in range(20)]
-        made = await asyncio.gather(*(twin.obtain(f"many{n}.example.com") for n, twin in enumerate(twins)))
-        assert len({x509.load_der_x509_certificate(item.der).serial_number for item in made}) == 20
-        assert server.ca.log.record.tree_size == size + 20
 
     shared.run(work)

@@ -1,7 +1,7 @@
 """Random walks of clients, validations and time: states change as RFC 8555 allows, and entries are what was shown.
 
-Whatever clients, applicants' servers, CAA records and the clock do: an order goes forward, never back; what is logged
-was validated for each of its names, by its account, within the bounds of age.
+Whatever clients, applicants' servers, CAA records, the disk and the clock do: an order goes forward, never back; what
+is logged was validated for each of its names, by its account, within the bounds of age.
 """
 
 import asyncio
@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from tests.acme_server import Client, Key, ServerUnderTest, b64, csr_for, default_config, leaf_of, run_with
+from tests.acme_server import Client, Key, ServerUnderTest, b64, csr_for, default_config, identifier, leaf_of, run_with
 
 from mtc.acme.config import ValidationChoices
 from mtc.acme.machine.evidence import EvidenceRecord, RecordKind
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.problems import Problem, ProblemType
+from mtc.acme.server import issuing
+from mtc.acme.store import ACMEStore, Change
 from mtc.cert import Certificate
+from mtc.errors import Reason, StorageError
 
 NAMES = ("a.example.com", "b.example.com", "*.a.example.com", "192.0.2.1")
 STEPS = 70
@@ -38,6 +41,31 @@ AUTHORIZATION_MOVES = {
     "valid": {"deactivated", "expired", "revoked"},
     **{status: set[str]() for status in ("invalid", "deactivated", "expired", "revoked")},
 }
+
+
+class ShakyStore:
+    """A store of which some commits fail: half of them are lost, the others kept and not reported.
+
+    share: of the commits that fail. chance: which.
+    """
+
+    def __init__(self, inner: ACMEStore, chance: random.Random) -> None:
+        self.share = 0.0
+        self._inner, self._chance = inner, chance
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the store has
+        """Pass on what does not fail."""
+        return getattr(self._inner, name)
+
+    async def commit(self, *changes: Change) -> tuple[int, ...]:
+        """Commit, or fail."""
+        place = self._chance.random()
+        if place < self.share / 2:
+            raise StorageError(Reason.STORAGE, "nothing was kept")
+        numbers = await self._inner.commit(*changes)
+        if place < self.share:
+            raise StorageError(Reason.STORAGE, "everything was kept")
+        return numbers
 
 
 @dataclass
@@ -79,10 +107,11 @@ class Walk:
         """Make an order."""
         client = self.rng.choice(self.clients)
         names = tuple(self.rng.sample(NAMES, self.rng.randint(1, 2)))
-        answer = await client.order(*names)
-        self.orders[answer.location] = (client, names)
-        if answer.json["status"] == "ready":
-            self.moves.add(("reused", "ready"))
+        answer = await client.post("new-order", {"identifiers": [identifier(name) for name in names]})
+        # Storage that fails is 503; whether there is an order then, this client never learns.
+        assert answer.status in (201, 503), answer
+        if answer.status == 201:
+            self.orders[answer.location] = (client, names)
 
     async def respond(self) -> None:
         """Answer some challenge, rightly or not."""
@@ -113,9 +142,9 @@ class Walk:
         if self.rng.random() < 0.1:
             names.append("c.example.com")
         result = await client.post(answer["finalize"], {"csr": _csr(names)})
-        assert result.status in (200, 400, 403), result
+        assert result.status in (200, 400, 403, 503), result
         if result.status != 200:
-            assert result.problem in ("orderNotReady", "badCSR", "caa"), result
+            assert result.problem in ("orderNotReady", "badCSR", "caa", "rateLimited", "serverInternal"), result
 
     async def give_up(self) -> None:
         """Deactivate some authorization."""
@@ -183,25 +212,40 @@ def _check_evidence(identifier: Identifier, moment: datetime, client: Client, ev
     assert max(record.moment for record in own) > moment - CAA_REUSE
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_walks(seed: int) -> None:
-    """Every state that is seen follows from the one before, and every entry from its evidence."""
-    entries, moves = run_walk(seed)
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server come back soon to what a failing commit left unfinished."""
+    monkeypatch.setattr(issuing, "_FOLLOW_UP_S", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("seed", "at_once", "share"), [(0, 1, 0.0), (1, 1, 0.0), (2, 4, 0.0), (3, 1, 0.05), (4, 4, 0.1)]
+)
+def test_random_walks(seed: int, at_once: int, share: float) -> None:
+    """Every state that is seen follows from the one before, and every entry from its evidence.
+
+    The same holds with several requests at the same time, and when commits fail.
+    """
+    entries, moves = run_walk(seed, at_once, share)
     assert entries > 0
-    assert {("pending", "ready"), ("pending", "invalid")} <= moves
+    assert ("pending", "ready") in moves
 
 
 @pytest.mark.slow
-def test_many_random_walks() -> None:
+@pytest.mark.parametrize(("at_once", "share"), [(1, 0.0), (4, 0.0), (1, 0.05), (4, 0.1)])
+def test_many_random_walks(at_once: int, share: float) -> None:
     """The same for many walks, which together make every move that there is."""
     moves = set[tuple[str, str]]()
-    for seed in range(100, 150):
-        moves |= run_walk(seed)[1]
+    for seed in range(100, 130):
+        moves |= run_walk(seed, at_once, share)[1]
     assert {("ready", "invalid"), ("ready", "valid"), ("valid", "expired"), ("valid", "deactivated")} <= moves
 
 
-def run_walk(seed: int) -> tuple[int, set[tuple[str, str]]]:
-    """Walk with a server of its own. Returns the number of entries, and the moves that were seen."""
+def run_walk(seed: int, at_once: int, share: float) -> tuple[int, set[tuple[str, str]]]:
+    """Walk with a server of its own. Returns the number of entries, and the moves that were seen.
+
+    at_once: steps at the same time. share: of the commits that fail.
+    """
     config = default_config(
         order_lifetime=timedelta(days=2), validation=ValidationChoices(reuse=REUSE, caa_reuse=CAA_REUSE)
     )
@@ -217,11 +261,18 @@ def run_walk(seed: int) -> tuple[int, set[tuple[str, str]]]:
             walk.give_up,
             walk.wait,
         ]
-        for _ in range(STEPS):
-            await rng.choice(actions)()
+        assert isinstance(server.store, ShakyStore)
+        server.store.share = share
+        for _ in range(STEPS // at_once):
+            await asyncio.gather(*(rng.choice(actions)() for _ in range(at_once)))
             await walk.settle()
             await walk.look()
+        # When commits succeed again, everything comes to its end by itself.
+        server.store.share = 0.0
+        for url, (client, _) in walk.orders.items():
+            if walk.states[url] == "processing":
+                await client.settled(url)
         total.append((await check_entries(walk), walk.moves))
 
-    run_with(work, config)
+    run_with(work, config, store=lambda inner: ShakyStore(inner, random.Random(seed)))
     return total[0]

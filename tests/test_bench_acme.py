@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_every_other_server_is_named(capsys: pytest.CaptureFixture[str], tmp_pat
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert not set(PROMISED) & figures.keys()
     assert all(figures[f"{part}_{name}"] > 0 for name in PROMISED)
+
+
+def test_table_shows_servers_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """For people every figure is a row, every server a column, and what holds for all stands below."""
+    run_bench_acme(ACMEBenchOptions(clients=2, seconds=0.4, folder=str(tmp_path), parts=("own",)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["own"]
+    assert re.fullmatch(r"orders per s +[\d.,]+", lines[1].strip())
+    assert re.fullmatch(r"round interval ms +100", next(line for line in lines if "interval" in line).strip())
+    assert "clients 2" in lines
 
 
 def test_unknown_part_is_refused() -> None:

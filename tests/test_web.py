@@ -175,6 +175,14 @@ def test_log_and_observer_see_each_exchange(quiet_logs: list[MutableMapping[str,
     assert "hush" not in repr(quiet_logs)
 
 
+def test_success_may_be_logged_only_when_debugging(quiet_logs: list[MutableMapping[str, Any]]) -> None:
+    """Where there are many answers, those that went well have lines of the debug level; failures keep theirs."""
+    app = create_app([at("/x", hello)], FrameChoices(logs_success=False))
+    ask_now(app, "/x")
+    ask_now(app, "/y")
+    assert [(line["status"], line["log_level"]) for line in quiet_logs] == [(200, "debug"), (404, "info")]
+
+
 def test_logs_are_json_for_machines_and_text_for_people() -> None:
     """A stream that is no terminal gets one JSON object per line, those of libraries included."""
     old = structlog.get_config()

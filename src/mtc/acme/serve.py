@@ -131,7 +131,7 @@ async def _tidy(store: SQLiteACMEStore, ca: RunningCA) -> None:
 def _choices(ca: RunningCA) -> FrameChoices:
     """Return the limits of requests. One waits for a round at most for a moment, and for CAA lookups."""
     limits = Limits(body_bytes=2 * MAX_JWS_BYTES, time_s=_REQUEST_TIME_S)
-    return FrameChoices(limits=limits, observe=ca.parts.metrics.count_exchange)
+    return FrameChoices(limits=limits, observe=ca.parts.metrics.count_exchange, logs_success=False)
 
 
 async def _open_tls(stack: contextlib.AsyncExitStack, ca: RunningCA, config: ACMEConfig) -> ssl.SSLContext | None:

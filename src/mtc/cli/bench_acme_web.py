@@ -1,8 +1,8 @@
 """The web profile as `mtc bench acme` measures it: a public CA with five remote perspectives and three cosigners.
 
 All are processes of their own, as they would be on nine machines; here they share one. What the profile asks for is
-there: agents in two regions known by their keys, a quorum that needs a mirror, rounds of a second. Only addresses on
-the loopback are allowed, because that is where the clients are.
+there: agents in two regions known by their keys, a quorum that needs a mirror, rounds of a second. Not there: DNSSEC,
+which a resolver would validate, and the ban on private addresses, because the clients are on the loopback.
 """
 
 import asyncio

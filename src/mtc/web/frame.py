@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
@@ -56,12 +57,14 @@ class FrameChoices:
     """How a frame treats its application.
 
     limits: of every request. limits_by_prefix: other limits below a path; the longest prefix wins. observe: called
-    once after each exchange, must not raise.
+    once after each exchange, must not raise. logs_success: answers below 400 are logged as well; otherwise only when
+    debugging, where there are many and better records of them.
     """
 
     limits: Limits = Limits()
     limits_by_prefix: Mapping[str, Limits] = field(default_factory=dict)
     observe: Callable[[Exchange], None] = lambda _: None
+    logs_success: bool = True
 
     def limits_of(self, path: str) -> Limits:
         """Return the limits that hold for a path."""
@@ -132,7 +135,9 @@ class Frame:
     def _finish(self, scope: Scope, exchange: Exchange) -> None:
         """Write the access log and count."""
         client = scope.get("client")
-        self._logger.info(
+        is_quiet = not self._choices.logs_success and 0 < exchange.status < HTTPStatus.BAD_REQUEST
+        log = self._logger.debug if is_quiet else self._logger.info
+        log(
             "request",
             method=exchange.method,
             path=exchange.path,

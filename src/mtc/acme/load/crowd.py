@@ -23,6 +23,7 @@ class Crowd:
 
     series: the beginning of the names, so that two crowds do not order the same. patience_s: how long requests are
     repeated while the server is away. new_orders: most requests for a new order at once, for servers that bear no more.
+    request_s: longest wait for one answer.
     """
 
     directory_url: str
@@ -33,6 +34,7 @@ class Crowd:
     pace: Pace = field(default_factory=Pace)
     patience_s: float = 0.0
     new_orders: int | None = None
+    request_s: float = 30.0
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ def _leaves(errors: BaseExceptionGroup[Error]) -> Iterator[Error]:
 def _connection(crowd: Crowd) -> KeptConnection:
     """Return a connection to the crowd's server."""
     parts = urlsplit(crowd.directory_url)
-    return KeptConnection(f"{parts.scheme}://{parts.netloc}", crowd.tls)
+    return KeptConnection(f"{parts.scheme}://{parts.netloc}", crowd.tls, crowd.request_s)
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
