@@ -422,6 +422,7 @@ TABLE: dict[str, dict[str, object]] = {
         "entry_limit_is_must": False,
         "landmarks_have_expiry": False,
         "groups_are_patterns": False,
+        "has_optional_alternate": False,
     },
     "plants-05": {
         "proof_oid": "1.3.6.1.4.1.44363.47.0",
@@ -437,6 +438,7 @@ TABLE: dict[str, dict[str, object]] = {
         "entry_limit_is_must": False,
         "landmarks_have_expiry": False,
         "groups_are_patterns": False,
+        "has_optional_alternate": True,
     },
     "plants-06": {
         "proof_oid": "1.3.6.1.4.1.44363.47.0",
@@ -452,6 +454,7 @@ TABLE: dict[str, dict[str, object]] = {
         "entry_limit_is_must": True,
         "landmarks_have_expiry": True,
         "groups_are_patterns": True,
+        "has_optional_alternate": True,
     },
     "plants-07": {
         "proof_oid": "1.3.6.1.5.5.7.6.67",
@@ -467,6 +470,7 @@ TABLE: dict[str, dict[str, object]] = {
         "entry_limit_is_must": True,
         "landmarks_have_expiry": True,
         "groups_are_patterns": True,
+        "has_optional_alternate": True,
     },
 }
 

@@ -57,7 +57,7 @@ async def running_web(folder: Path, surroundings: Surroundings) -> AsyncIterator
 
 def _make_cosigners(folder: Path, key: VerifierKey) -> list[tuple[CosignerTable, Program]]:
     """Make a witness and two mirrors, which know the CA; return what the CA knows of each, and what runs it."""
-    made = []
+    made: list[tuple[CosignerTable, Program]] = []
     for number, role in enumerate(COSIGNERS):
         name, port = f"cosigner-{number}", free_port()
         keys = make_cosigner(folder / name, role, 200 + number, [KnownCA(key=key)])
@@ -75,7 +75,7 @@ def _make_perspectives(folder: Path, surroundings: Surroundings) -> list[tuple[P
     looking = ValidationSettings(
         servers=(surroundings.name_server,), allows_private=True, http_port=surroundings.http_port
     )
-    made = []
+    made: list[tuple[PerspectivePeer, Program]] = []
     for number, region in enumerate(REGIONS):
         name, port, path = f"perspective-{number}", free_port(), folder / f"perspective-{number}"
         config = PerspectiveConfig(name=name, region=region, listen=("127.0.0.1", port), looking=looking)
