@@ -29,10 +29,10 @@ from tests.acme_server import (
 
 from mtc.acme.machine.evidence import RecordKind
 from mtc.acme.machine.orders import Place
-from mtc.acme.machine.renewal import CertificateID
+from mtc.acme.machine.renewal import CertificateID, Hastened, RenewalWindow
 from mtc.acme.store import Replace
 from mtc.cert import Certificate, CertificateRevocationList, parse_certificate_chains
-from mtc.ids import REVISIONS, DraftRevision, serial_number
+from mtc.ids import REVISIONS, DraftRevision, serial_number, split_serial
 from mtc.trust import Form, TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.wire import parse_pem
 
@@ -239,6 +239,30 @@ def test_renewal_windows(shared: Shared) -> None:
         window = (await server.ask("GET", url)).json["suggestedWindow"]
         start, end = datetime.fromisoformat(window["start"]), datetime.fromisoformat(window["end"])
         assert start < end < server.clock.now()
+
+    shared.run(work)
+
+
+def test_renewal_is_hastened_and_never_put_off(shared: Shared) -> None:
+    """What an operator wants renewed sooner has an earlier window and says why; a later one has no effect."""
+
+    async def work(server: ServerUnderTest) -> None:
+        client = await server.account()
+        obtained = await client.obtain("hastened.example.com")
+        url, now = f"renewal-info/{id_of(obtained.der)}", server.clock.now().replace(microsecond=0)
+        usual = (await server.ask("GET", url)).json
+        log_number, index = split_serial(Certificate.parse(obtained.der).serial)
+        soon = RenewalWindow(now + timedelta(hours=1), now + timedelta(hours=2))
+        why = "https://ca.example.com/incidents/7"
+        hastened = Hastened(log_number=log_number, start=index, end=index + 1, window=soon, explanation_url=why)
+        await server.store.hasten(hastened, now)
+        answer = (await server.ask("GET", url)).json
+        times = {name: datetime.fromisoformat(text) for name, text in answer["suggestedWindow"].items()}
+        assert times == {"start": soon.start, "end": soon.end}
+        assert answer["explanationURL"] == why
+        later = RenewalWindow(now + timedelta(days=300), now + timedelta(days=301))
+        await server.store.hasten(replace(hastened, window=later), now)
+        assert (await server.ask("GET", url)).json == usual
 
     shared.run(work)
 

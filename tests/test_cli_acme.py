@@ -16,6 +16,7 @@ from mtc.acme.machine.problems import Problem, ProblemType
 from mtc.acme.sqlite import DATABASE_NAME, SQLiteACMEStore
 from mtc.acme.store import Add, ExternalAccount, Put, Replace, Use
 from mtc.errors import ConflictError
+from mtc.ids import serial_number
 from mtc.testing.acme_values import make_account, make_authorization, make_finalized, make_order, make_record
 
 NOW = datetime.now(UTC)
@@ -114,6 +115,39 @@ def test_orders_of_an_account(run: Run, ca: Path) -> None:
     refused = run("orders", ca, "--status", "odd")
     assert refused.code == 2
     assert "pending, ready" in refused.err
+
+
+def test_renewal_is_hastened(run: Run, ca: Path) -> None:
+    """Serial numbers, a range, or a share of what was issued lately get an earlier window; the report says which."""
+    first = serial_number(1, 7)
+    found = run("hasten", ca, str(first), f"{first + 3}-{first + 5}", "--begin", "1h", "--span", "2h", "--json").json
+    assert found["certificates"] == 4
+    assert found["serials"] == [[str(first)] * 2, [str(first + 3), str(first + 5)]]
+    start, end = (datetime.fromisoformat(found["window"][name]) for name in ("start", "end"))
+    assert end - start == timedelta(hours=2)
+    assert "1 certificates are to be renewed" in run("hasten", ca, hex(first)).out
+    sampled = run("hasten", ca, "--sample", "3", "--issued-within", "36500d", "--json").json
+    assert sampled["certificates"] in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "--sample"),
+        (["1", "--sample", "3"], "--sample"),
+        (["--sample", "101"], "101"),
+        (["7"], "log 0"),
+        ([f"{serial_number(1, 5)}-{serial_number(1, 4)}"], "FIRST-LAST"),
+        ([f"{serial_number(1, 5)}-{serial_number(2, 4)}"], "FIRST-LAST"),
+        ([str(serial_number(1, 5)), "--span", "0s"], "--span"),
+        ([str(serial_number(1, 5)), "--explanation", "why"], "https"),
+    ],
+)
+def test_wrong_hastening_is_refused(run: Run, ca: Path, arguments: list[str], text: str) -> None:
+    """What cannot be hastened is refused with the argument that is wrong, and nothing is kept."""
+    refused = run("hasten", ca, *arguments)
+    assert refused.code == 2
+    assert text in refused.err
 
 
 def test_order_shows_its_evidence(run: Run, ca: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from mtc.acme.machine.evidence import EvidenceRecord
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.orders import Account, Authorization, Order, OrderStatus
+from mtc.acme.machine.renewal import Hastened
 
 __all__ = [
     "ACMEStore",
@@ -181,6 +182,12 @@ class ACMEStore(Protocol):
 
     async def list_blocks(self) -> list[tuple[str, str, str, datetime]]:
         """Return kind, value, reason and time of all blocks."""
+
+    async def hasten(self, hastened: Hastened, now: datetime) -> None:
+        """Have certificates renewed at another time; what was said last about an entry counts."""
+
+    async def find_hastened(self, log_number: int, index: int) -> Hastened | None:
+        """Return what was said last about the renewal of an entry's certificate, None when nothing was."""
 
     async def close(self) -> None:
         """Write what is left and close."""

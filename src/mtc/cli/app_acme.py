@@ -131,6 +131,39 @@ def acme_order(
     show_order(folder, order, as_json=json)
 
 
+@acme_app.command("hasten")
+def acme_hasten(  # noqa: PLR0913 - which certificates, and when
+    folder: Annotated[str, _FOLDER],
+    serials: Annotated[
+        list[str] | None, typer.Argument(metavar="SERIAL|FIRST-LAST...", help="Numbers, decimal or 0x….")
+    ] = None,
+    *,
+    sample: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Instead: so many of those issued lately, at random.")
+    ] = None,
+    issued_within: Annotated[str, typer.Option(metavar="336h", help="What --sample chooses from.")] = "336h",
+    begin: Annotated[str, typer.Option(metavar="1h", help="When the window begins, from now.")] = "0s",
+    span: Annotated[str, typer.Option(metavar="24h", help="How long the window is.")] = "24h",
+    explanation: Annotated[str | None, typer.Option(metavar="URL", help="Where people read why.")] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Have certificates renewed sooner, by renewal information: before they are revoked, or to try it."""
+    from mtc.cli.acme_hasten import HastenOptions, run_hasten  # noqa: PLC0415 - a command loads only what it needs
+
+    run_hasten(
+        HastenOptions(
+            folder=folder,
+            serials=tuple(serials or ()),
+            sample=sample,
+            issued_within=issued_within,
+            begin=begin,
+            span=span,
+            explanation=explanation,
+            as_json=json,
+        )
+    )
+
+
 @acme_app.command("block")
 def acme_block(
     folder: Annotated[str, _FOLDER],

@@ -225,7 +225,7 @@ def run_revoke(  # noqa: PLR0913 - what a revocation is asked for with
     singles: list[str] = []
     ranges: list[list[str]] = []
     for text in serials:
-        numbers = [str(_parse_serial(part)) for part in text.split("-")]
+        numbers = [str(parse_serial(part)) for part in text.split("-")]
         if len(numbers) == 1:
             singles += numbers
         elif len(numbers) == 2:
@@ -246,7 +246,7 @@ def run_revoke(  # noqa: PLR0913 - what a revocation is asked for with
         console().print(f"revoked · {shown(facts)}")
 
 
-def _parse_serial(text: str) -> int:
+def parse_serial(text: str) -> int:
     """Return a serial number, decimal, 0x… or hex with colons."""
     plain = text.strip()
     try:

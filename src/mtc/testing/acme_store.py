@@ -18,6 +18,7 @@ from mtc.acme.machine.orders import (
     Place,
 )
 from mtc.acme.machine.problems import Problem, ProblemType
+from mtc.acme.machine.renewal import Hastened, RenewalWindow
 from mtc.acme.store import ACMEStore, Add, ExternalAccount, Put, RateLimit, Replace, Use
 from mtc.errors import ConflictError, Error, StorageError, UsageError
 from mtc.testing.acme_values import (
@@ -62,6 +63,7 @@ async def check_acme_store(store: ACMEStore) -> None:
     await _check_rates(store)
     await _check_external(store)
     await _check_blocks(store)
+    await _check_hastened(store)
     await _check_races(store)
 
 
@@ -313,6 +315,22 @@ async def _check_blocks(store: ACMEStore) -> None:
     assert not await store.unblock("name", "bad.example"), "once"
     assert await store.find_block(["bad.example"], []) is None, "and does not hold any more"
     assert await _raises(UsageError, store.block("colour", "red", "", START)), "only names and keys are blocked"
+
+
+async def _check_hastened(store: ACMEStore) -> None:
+    """Check that what was said last about the renewal of an entry counts, and only about that entry."""
+    early, late = RenewalWindow(START, START + HOUR), RenewalWindow(START + HOUR, START + 2 * HOUR)
+    many = Hastened(log_number=1, start=10, end=20, window=late)
+    one = Hastened(log_number=1, start=12, end=13, window=early, explanation_url="https://ca.example/why")
+    await store.hasten(many, START)
+    await store.hasten(one, START)
+    assert await store.find_hastened(1, 10) == many, "the first entry of a span is in it"
+    assert await store.find_hastened(1, 19) == many, "and the last one"
+    assert await store.find_hastened(1, 12) == one, "the later word counts"
+    for log_number, index in ((1, 9), (1, 20), (2, 12)):
+        assert await store.find_hastened(log_number, index) is None, "nothing was said of others"
+    await store.hasten(replace(many, window=early), START)
+    assert await store.find_hastened(1, 12) == replace(many, window=early), "also for a part of the span"
 
 
 async def _check_races(store: ACMEStore) -> None:

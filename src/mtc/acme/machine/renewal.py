@@ -52,6 +52,20 @@ class RenewalWindow:
     end: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hastened:
+    """What an operator wants renewed at another time than usual: entries [start, end) of a log, within a window.
+
+    explanation_url: where people read why, None for nowhere.
+    """
+
+    log_number: int
+    start: int
+    end: int
+    window: RenewalWindow
+    explanation_url: str | None = None
+
+
 def suggest_window(not_before: datetime, not_after: datetime, now: datetime, *, is_revoked: bool) -> RenewalWindow:
     """Return the window of a certificate; of a revoked one it is over, so that it is renewed at once."""
     if is_revoked:

@@ -21,7 +21,6 @@ from mtc.ids import split_serial
 
 RETRY_AFTER_S = 6 * 3600
 """How often clients look, as the RFC's own example has it."""
-MAX_RETRY_AFTER_S = 86400
 
 
 class Renewals:
@@ -41,9 +40,14 @@ class Renewals:
             raise refused(ProblemType.MALFORMED, "this CA has no such certificate", status=404) from None
         now = self._context.now()
         window = suggest_window(entry.not_before, entry.not_after, now, is_revoked=ca.revocations.is_revoked(serial))
-        document: dict[str, object] = {
-            "suggestedWindow": {"start": format_time(window.start), "end": format_time(window.end)}
-        }
+        document: dict[str, object] = {}
+        hastened = await self._context.store.find_hastened(*split_serial(serial))
+        if hastened is not None and hastened.window.start < window.start:
+            # An operator may ask for an earlier renewal; the usual one is never put off.
+            window = hastened.window
+            if hastened.explanation_url is not None:
+                document["explanationURL"] = hastened.explanation_url
+        document["suggestedWindow"] = {"start": format_time(window.start), "end": format_time(window.end)}
         # Short-lived certificates must be looked at more often.
         soon = int((entry.not_after - entry.not_before).total_seconds() / 40)
         response = reply(document, retry_after_s=max(min(RETRY_AFTER_S, soon), 1))

@@ -87,6 +87,14 @@ ADD_BLOCK = (
     "ON CONFLICT (kind, value) DO UPDATE SET reason = excluded.reason, created = excluded.created"
 )
 REMOVE_BLOCK = "DELETE FROM blocks WHERE kind = ? AND value = ?"
+ADD_HASTENED = (
+    "INSERT INTO hastened (log_number, first, behind, window_start, window_end, explanation_url, created) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+FIND_HASTENED = (
+    "SELECT log_number, first, behind, window_start, window_end, explanation_url FROM hastened "
+    "WHERE id = (SELECT MAX(id) FROM hastened WHERE log_number = ? AND behind > ? AND first <= ?)"
+)
 FIND_BLOCK = "SELECT kind, value, reason FROM blocks WHERE kind = ? AND value = ?"
 FIND_BLOCK_BELOW = "SELECT kind, value, reason FROM blocks WHERE kind = 'name' AND parent = ? LIMIT 1"
 

@@ -18,6 +18,7 @@ from mtc.acme.journal import EvidenceJournal, make_folder
 from mtc.acme.machine.evidence import EvidenceRecord
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.orders import Account, Authorization, Order, OrderStatus
+from mtc.acme.machine.renewal import Hastened, RenewalWindow
 from mtc.acme.sqlite import blocks, queries
 from mtc.acme.sqlite.changes import Batch, plan_change
 from mtc.acme.sqlite.limits import MAX_KEYS, RateLimits
@@ -272,6 +273,27 @@ class SQLiteACMEStore:
         """Revoke a key. Raises ConflictError when there is none."""
         if not await self._count(queries.REVOKE_EXTERNAL, (kid,)):
             raise ConflictError(Reason.CONFLICT, f"there is no external account {kid}", kid=kid)
+
+    # Renewal.
+
+    async def hasten(self, hastened: Hastened, now: datetime) -> None:
+        """Have certificates renewed at another time; what was said last about an entry counts."""
+        window = hastened.window
+        row = (hastened.log_number, hastened.start, hastened.end, micros_of(window.start), micros_of(window.end))
+        await self._count(queries.ADD_HASTENED, (*row, hastened.explanation_url, micros_of(now)))
+
+    async def find_hastened(self, log_number: int, index: int) -> Hastened | None:
+        """Return what was said last about the renewal of an entry's certificate, None when nothing was."""
+        row = self._reader.one(queries.FIND_HASTENED, (log_number, index, index))
+        if row is None:
+            return None
+        return Hastened(
+            log_number=row[0],
+            start=row[1],
+            end=row[2],
+            window=RenewalWindow(moment_of(row[3]), moment_of(row[4])),
+            explanation_url=row[5],
+        )
 
     # Blocks.
 
