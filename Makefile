@@ -15,7 +15,7 @@ NODE_STAMP := $(VENV)/node/.installed-$(NODE_CLIENT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv acme-client test check-native lint format demo bench fuzz soak soak-cosigners coverage clean
+.PHONY: help venv acme-client test check-native lint format demo demo-browser bench fuzz soak soak-cosigners coverage clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 
 demo: $(STAMP) ## Run the demonstration
 	@$(BIN)/mtc demo
+
+demo-browser: $(STAMP) ## Load pages with Chromium over both forms of certificate, and see three refused
+	@$(BIN)/mtc demo browser
 
 bench: $(STAMP) ## Measure the core, the log, issuance, cosigners and ACME
 	@$(BIN)/mtc bench core

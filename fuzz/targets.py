@@ -4,10 +4,26 @@ Every target takes bytes from anybody. Beyond its own words, one invariant holds
 escapes from the parser, and a target swallows only the families of errors that it names.
 """
 
-from fuzz import targets_acme, targets_certificates, targets_cosign, targets_evidence, targets_texts
+from fuzz import (
+    targets_acme,
+    targets_certificates,
+    targets_cosign,
+    targets_evidence,
+    targets_texts,
+    targets_tls,
+    targets_updates,
+)
 from fuzz.registry import MAX_BYTES, TARGETS, Target
 
-MODULES = (targets_acme, targets_certificates, targets_cosign, targets_evidence, targets_texts)
+MODULES = (
+    targets_acme,
+    targets_certificates,
+    targets_cosign,
+    targets_evidence,
+    targets_texts,
+    targets_tls,
+    targets_updates,
+)
 """Where the targets are written; importing them fills `TARGETS`."""
 
 __all__ = ["MAX_BYTES", "MODULES", "TARGETS", "Target"]

@@ -73,6 +73,7 @@ def test_every_parser_has_a_target() -> None:
         "landmark",
         "trust",
         "cosign",
+        "tls",
         "acme/machine",
     ):
         for module in (rooms / room).glob("*.py"):

@@ -14,6 +14,9 @@ from mtc.cli.app_cosign import make_app
 from mtc.cli.app_hammer import hammer
 from mtc.cli.app_perspective import perspective_app
 from mtc.cli.app_request import request
+from mtc.cli.app_simulate import simulate_app
+from mtc.cli.app_tls import doctor, get, handshake, serve_tls
+from mtc.cli.app_updates import add_trust_commands, updates_app
 from mtc.cli.output import ExitCode, console, error_console, fail
 from mtc.errors import Error, Reason, UsageError
 from mtc.ids import DEFAULT_REVISION
@@ -33,9 +36,15 @@ evidence_app = typer.Typer(help="Judge evidence of misbehaviour.", no_args_is_he
 demo_app = typer.Typer(help="See it work on this machine.")
 bench_app = typer.Typer(help="Measure, in ratios within one run.", no_args_is_help=True)
 app.add_typer(trust_app, name="trust")
+add_trust_commands(trust_app)
+app.add_typer(updates_app, name="updates")
 app.add_typer(evidence_app, name="evidence")
 app.add_typer(bench_app, name="bench")
 app.add_typer(demo_app, name="demo")
+app.command("doctor")(doctor)
+app.command("get")(get)
+app.command("handshake")(handshake)
+app.command("serve-tls")(serve_tls)
 app.add_typer(ca_app, name="ca")
 app.add_typer(acme_app, name="acme")
 app.add_typer(cert_app, name="cert")
@@ -45,6 +54,7 @@ app.command()(request)
 app.add_typer(make_app("witness"), name="witness")
 app.add_typer(make_app("mirror"), name="mirror")
 app.add_typer(perspective_app, name="perspective")
+app.add_typer(simulate_app, name="simulate")
 
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -290,6 +300,22 @@ def demo_rollback(out: Annotated[str, _DEMO_OUT] = "demo-out") -> None:
     from mtc.cli.demo_cosign import run_rollback  # noqa: PLC0415 - a command loads only what it needs
 
     run_rollback(out)
+
+
+@demo_app.command("browser")
+def demo_browser(
+    out: Annotated[str, _DEMO_OUT] = "demo-out",
+    draft: Annotated[
+        str, typer.Option(metavar="NAME", help="plants-05 or plants-04: what browsers speak.")
+    ] = "plants-05",
+) -> None:
+    """Let Chromium load pages over both forms of certificate, and refuse three that are broken.
+
+    Needs Chromium (Debian: apt install chromium); its profile is a new one, below the folder.
+    """
+    from mtc.cli.demo_browser import run_browser  # noqa: PLC0415 - a command loads only what it needs
+
+    run_browser(out, draft)
 
 
 def main() -> None:

@@ -77,14 +77,15 @@ async def serve(
     limits: ServerLimits | None = None,
     *,
     tls: ssl.SSLContext | None = None,
+    observe_tls: Callable[[ssl.SSLObject], None] = lambda _: None,
 ) -> AsyncIterator[Listening]:
     """Serve an application until the context ends; then finish the answers that are under way.
 
     address: host and port (0 for any free one), or the path of a Unix socket, which only its owner may open. tls: a
     server's context, for example `ServerTLS.context`; a Unix socket needs none. Handlers read in
     `request.state.listener` whether a request came over "unix" or "tcp", and, where the context asks for one, the
-    client's certificate in `request.state.client_certificate`, DER. Signals stay the caller's. Raises UsageError when
-    the address cannot be used.
+    client's certificate in `request.state.client_certificate`, DER. observe_tls: called once for each connection, after
+    its handshake; must not raise. Signals stay the caller's. Raises UsageError when the address cannot be used.
     """
     limits = limits or ServerLimits()
     bound = bind_unix(address) if isinstance(address, Path) else _bind_tcp(*address)
@@ -104,7 +105,7 @@ async def serve(
         timeout_graceful_shutdown=limits.stop_s,
     )
     is_tls = tls is not None and not isinstance(address, Path)
-    server = _Embedded(config, bound, tls if is_tls else None)
+    server = _Embedded(config, bound, tls if is_tls else None, observe_tls)
     bound.listen(_BACKLOG)
     listening = Listening(address if isinstance(address, Path) else bound.getsockname()[:2], is_tls)
     task = asyncio.create_task(server.serve())
@@ -142,16 +143,22 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
 class _Embedded(uvicorn.Server):
     """A uvicorn on one bound socket, which leaves signals to the program around it and bounds handshakes in time."""
 
-    def __init__(self, config: uvicorn.Config, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bound: socket.socket,
+        tls: ssl.SSLContext | None,
+        observe_tls: Callable[[ssl.SSLObject], None],
+    ) -> None:
         super().__init__(config)
-        self._bound, self._tls = bound, tls
+        self._bound, self._tls, self._observe_tls = bound, tls, observe_tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Listen; uvicorn itself leaves the time of a handshake at asyncio's minute."""
         await super().startup(sockets=[])
         is_tls = self._tls is not None
         listener = await asyncio.get_running_loop().create_server(
-            lambda: _LimitedProtocol(self.config, self.server_state, {}),
+            lambda: _LimitedProtocol(self.config, self.server_state, {}, observe_tls=self._observe_tls),
             sock=self._bound,
             ssl=self._tls,
             backlog=_BACKLOG,
@@ -229,8 +236,11 @@ class _LimitedProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: AbstractEventLoop | None = None,
+        *,
+        observe_tls: Callable[[ssl.SSLObject], None],
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._observe_tls = observe_tls
         self._head_bytes = 0
         self._awaits_head = True
         self._head_timer: TimerHandle | None = None
@@ -239,6 +249,8 @@ class _LimitedProtocol(HttpToolsProtocol):
         """Start to wait for a head."""
         super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]  # it does what is needed
         handshake = transport.get_extra_info("ssl_object")
+        if handshake is not None:
+            self._observe_tls(handshake)
         certificate = None if handshake is None else handshake.getpeercert(binary_form=True)
         if certificate is not None:
             self.app_state = {**self.app_state, "client_certificate": certificate}

@@ -1,0 +1,1 @@
+"""Back ends that bring Merkle Tree certificates into TLS libraries."""
