@@ -1,6 +1,7 @@
 """Running `mtc` in the process of a test, as a user's shell would."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from mtc.cli import main
 
@@ -41,10 +43,15 @@ def run_program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     def run(*arguments: str | Path) -> Ran:
         monkeypatch.setattr(sys, "argv", ["mtc", *command, *map(str, arguments)])
         code = 0
+        # A command may send the log to this test's standard error, which is closed when the test is over.
+        before, handlers = structlog.get_config(), logging.root.handlers[:]
         try:
             main()
         except SystemExit as left:
             code = int(left.code or 0)
+        finally:
+            structlog.configure(**before)
+            logging.root.handlers[:] = handlers
         captured = capfd.readouterr()
         assert "Traceback" not in captured.out + captured.err
         assert "defect in mtc" not in captured.err

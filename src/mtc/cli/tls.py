@@ -195,7 +195,6 @@ class ServeTLSOptions:
 
 def run_serve_tls(options: ServeTLSOptions) -> None:
     """Serve a folder until SIGTERM or ctrl-C, and say what each client asked for and got."""
-    configure_logs(sys.stderr, is_json=True if options.as_json else None)
     if not Path(options.root).is_dir():
         raise UsageError(Reason.UNREADABLE, f"{options.root} is no folder; name one with files to serve")
     address = parse_address(options.listen)
@@ -203,6 +202,7 @@ def run_serve_tls(options: ServeTLSOptions) -> None:
         raise UsageError(Reason.USAGE, "--listen: there is nothing to do without an address")
     paths, fallback = load_folders(options.folders)
     context = server_context(paths, fallback=fallback)
+    configure_logs(sys.stderr, is_json=True if options.as_json else None)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(options, context, address))
 
