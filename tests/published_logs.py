@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.makers import LEAF_SPKI, leaf_extensions, make_key
 
-from mtc.ca.status import CAStatus, LogStatus, StoreView
+from mtc.ca.status import CAStatus, LogStatus, PublishedLogs, StoreView
 from mtc.cert import LogEntry, TBSCertificateLogEntry, encode_name
 from mtc.ids import DEFAULT_REVISION, DraftRevision, TrustAnchorID, encode_ca_name, log_id
 from mtc.kernel import active_kernel
@@ -107,16 +107,8 @@ class PublishedCA:
                 logs = (*logs[:-1], newest)
             return replace(self.status, logs=logs, now=self.now, revision=self.revision)
 
-        return StoreView(
-            self.store,
-            self.register,
-            HASHER,
-            self.revision,
-            CA_ID,
-            describe,
-            lambda: self.numbers,
-            now=lambda: self.now,
-        )
+        logs = PublishedLogs(self.store, self.register, HASHER, self.revision, CA_ID, now=lambda: self.now)
+        return StoreView(logs, describe, lambda: self.numbers)
 
 
 def sign_checkpoint(number: int, tree_size: int, root: bytes, timestamp: datetime) -> bytes:

@@ -20,7 +20,7 @@ from mtc.acme.sqlite import DATABASE_NAME, EVIDENCE_NAME, SQLiteACMEStore
 from mtc.acme.store import ACMEStore
 from mtc.ca.folder import CAFolder
 from mtc.ca.state import STATE_NAME, CAState
-from mtc.ca.status import StoreView
+from mtc.ca.status import PublishedLogs
 from mtc.cert import LogEntry, TBSCertificateLogEntry
 from mtc.cert.x509 import SUBJECT_ALT_NAME_OID
 from mtc.errors import ConflictError, Error, FormatError, Reason, UsageError
@@ -140,21 +140,9 @@ def _key_at(indices: Mapping[bytes, int], index: int) -> bytes:
 async def _entry(folder: CAFolder, storage: Storage, number: int, index: int) -> TBSCertificateLogEntry | None:
     """Return what an entry certifies, proven to be in the published tree; None when it is not there."""
     config = folder.config
-    hasher = active_kernel().hasher("sha256")
-
-    async def describe(_: object) -> object:
-        raise NotImplementedError
-
-    view = StoreView(
-        storage.objects,
-        storage.register,
-        hasher,
-        config.revision,
-        config.ca_id,
-        describe,  # type: ignore[arg-type]  # the status is not asked for
-        lambda: [number],
-    )
-    data = await view.entry(number, index)
+    hasher = active_kernel().hasher(config.profile.hash_name)
+    logs = PublishedLogs(storage.objects, storage.register, hasher, config.revision, config.ca_id)
+    data = await logs.entry(number, index)
     return None if data is None else LogEntry.parse(data).tbs_certificate
 
 

@@ -7,7 +7,6 @@ socket in the folder the same application answers.
 import asyncio
 import contextlib
 import json
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from mtc.ca.status import (
     IncidentStatus,
     LandmarkStatus,
     LogStatus,
+    PublishedLogs,
     QuorumStatus,
     StoreView,
     describe_health,
@@ -38,6 +38,7 @@ from mtc.web.frame import FrameChoices, Limits, create_app
 from mtc.web.logs import open_logger
 from mtc.web.memory import rare_collections
 from mtc.web.server import Listening, serve
+from mtc.web.stopping import stop_on_signals
 
 _LOG = open_logger("ca")
 _API_TIME_S = 400.0
@@ -57,15 +58,8 @@ class CAApplication:
         self._ca = ca
         parts = ca.parts
         config = parts.folder.config
-        self.view = StoreView(
-            parts.storage.objects,
-            parts.storage.register,
-            parts.hasher,
-            config.revision,
-            config.ca_id,
-            self.describe,
-            lambda: range(1, ca.state.current_log + 1),
-        )
+        logs = PublishedLogs(parts.storage.objects, parts.storage.register, parts.hasher, config.revision, config.ca_id)
+        self.view = StoreView(logs, self.describe, lambda: range(1, ca.state.current_log + 1))
 
     def app(self, control: CAControl) -> ASGIApp:
         """Return the application. control: what the API does."""
@@ -249,10 +243,7 @@ async def run_ca(
 
     listen: in place of what the configuration says, as text. beside: what else is served.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     with rare_collections():
         async with contextlib.AsyncExitStack() as stack:
             ca = await _open_patiently(stack, path, passphrase_file, stop)

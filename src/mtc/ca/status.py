@@ -286,12 +286,8 @@ class CAView(Protocol):
         """
 
 
-class StoreView:
-    """`CAView` over the objects and the register of a CA.
-
-    describe: puts the status together from the logs as they are published; what the store does not know (rates, pool,
-    cosigners) it adds itself.
-    """
+class PublishedLogs:
+    """The logs of a CA as they are published, over its objects and its register; `entry`, `hashes` as of `CAView`."""
 
     def __init__(  # noqa: PLR0913 - the seams of a view
         self,
@@ -300,29 +296,20 @@ class StoreView:
         hasher: Hasher,
         revision: DraftRevision,
         ca_id: TrustAnchorID,
-        describe: Callable[[tuple[LogStatus, ...]], Awaitable[CAStatus]],
-        log_numbers: Callable[[], Sequence[int]],
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Take the parts. log_numbers: of all logs, ascending, the current one last."""
+        """Take the parts."""
         self._store = store
         self._register = register
         self._hasher = hasher
         self._revision = revision
         self._ca_id = ca_id
-        self._describe = describe
-        self._log_numbers = log_numbers
         self._now = now
-
-    async def status(self) -> CAStatus:
-        """Return the status of this moment."""
-        found = [await self._log(number) for number in self._log_numbers()]
-        return await self._describe(tuple(item for item in found if item is not None))
 
     async def entry(self, log_number: int, index: int) -> bytes | None:
         """Return a published entry."""
-        log = await self._log(log_number)
+        log = await self.log(log_number)
         if log is None or not 0 <= index < log.tree_size:
             return None
         place = EntriesTile(index >> TILE_HEIGHT)
@@ -346,7 +333,7 @@ class StoreView:
 
     async def hashes(self, log_number: int, nodes: Sequence[Node]) -> list[bytes]:
         """Return the hashes of complete subtrees of the published tree."""
-        log = await self._log(log_number)
+        log = await self.log(log_number)
         if log is None or not nodes:
             return []
         tiles = tiles_for_nodes(log.tree_size, nodes)
@@ -365,7 +352,7 @@ class StoreView:
         found = await self._store.fetch([key, f"{public_prefix(log_number)}{full.path}"])
         return next((item for item in found if item is not None), None)
 
-    async def _log(self, number: int) -> LogStatus | None:
+    async def log(self, number: int) -> LogStatus | None:
         """Read what is published of a log; None when nothing is."""
         prefix = public_prefix(number)
         note, landmarks = await self._store.fetch([f"{prefix}checkpoint", f"{prefix}landmarks"])
@@ -395,6 +382,32 @@ class StoreView:
             return ()
         live = set(active.active(now))
         return tuple(_landmark_status(item, is_active=item in live) for item in active.landmarks if item.number)
+
+
+class StoreView:
+    """`CAView` over what a CA publishes.
+
+    describe: puts the status together from the logs as they are published; what the store does not know (rates, pool,
+    cosigners) it adds itself. log_numbers: of all logs, ascending, the current one last.
+    """
+
+    def __init__(
+        self,
+        logs: PublishedLogs,
+        describe: Callable[[tuple[LogStatus, ...]], Awaitable[CAStatus]],
+        log_numbers: Callable[[], Sequence[int]],
+    ) -> None:
+        """Take the parts."""
+        self._logs = logs
+        self._describe = describe
+        self._log_numbers = log_numbers
+        self.entry = logs.entry
+        self.hashes = logs.hashes
+
+    async def status(self) -> CAStatus:
+        """Return the status of this moment."""
+        found = [await self._logs.log(number) for number in self._log_numbers()]
+        return await self._describe(tuple(item for item in found if item is not None))
 
 
 def _damaged(log_number: int, what: str) -> StorageError:

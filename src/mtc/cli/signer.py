@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from mtc.signer.service import (
     running_signer,
 )
 from mtc.web.logs import configure_logs, open_logger
+from mtc.web.stopping import stop_on_signals
 
 _PATIENCE_S = 10.0
 """How long a child waits for the folder: its predecessor may still be answering a parent that died."""
@@ -58,12 +58,9 @@ async def _serve(
     folder: Path, passphrase: bytes | None, socket: Path | None, *, exit_with_parent: bool, as_json: bool
 ) -> None:
     """Run the signer until told to stop."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     if exit_with_parent:
-        loop.add_reader(sys.stdin.fileno(), _hear_parent, stop)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _hear_parent, stop)
     # A child keeps to itself what its parent knows anyway.
     report = _reporter(logging.WARNING if exit_with_parent else logging.INFO)
     patience_s = _PATIENCE_S if exit_with_parent else 0.0

@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import json
-import signal
 import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from mtc.trust import TrustStore, Verified, parse_trust_store
 from mtc.web.frame import Frame, FrameChoices
 from mtc.web.logs import configure_logs, open_logger
 from mtc.web.server import loop_factory, serve
+from mtc.web.stopping import stop_on_signals
 
 MAX_BODY_BYTES = 64 << 20
 """Largest page that `mtc get` reads."""
@@ -216,10 +216,7 @@ def load_folders(folders: Sequence[str]) -> tuple[list[CertificationPath], Certi
 
 async def _serve(options: ServeTLSOptions, context: ServerContext, address: tuple[str, int]) -> None:
     """Serve, and take over certificates that were renewed."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     app = Starlette()
     app.mount("/", StaticFiles(directory=options.root, html=True))
     frame = Frame(app, FrameChoices(logs_success=False))

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import random
-import signal
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ from mtc.trust.updater import (
 from mtc.trust.updates import Freshness, Staleness, UpdateState, UpdateTrust, freshness_of, trust_store_of
 from mtc.web.client import HTTPClient
 from mtc.web.metrics import Metric, MetricKind, Metrics
+from mtc.web.stopping import stop_on_signals
 from mtc.wire import parse_pem
 
 _COLOURS = {Staleness.FRESH: "green", Staleness.STALE: "yellow", Staleness.EXPIRED: "red"}
@@ -105,10 +105,7 @@ async def _update(folder: Path, look: _Look) -> ExitCode:
 
 async def _follow(folder: Path, interval_s: int, look: _Look) -> ExitCode:
     """Update until told to stop."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     code = ExitCode.NO
     async with Updater.open(folder) as updater, http_client() as http:
         while not stop.is_set():

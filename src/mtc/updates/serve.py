@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import re
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,11 +30,13 @@ from mtc.updates.publishing import KINDS, PUBLIC, Publisher
 from mtc.updates.pulling import Pulled, Puller
 from mtc.web.client import ClientLimits, HTTPClient
 from mtc.web.clock import Clock, SystemClock
+from mtc.web.files import file_stamp
 from mtc.web.frame import FrameChoices, create_app, name_endpoint
 from mtc.web.logs import open_logger
 from mtc.web.metrics import HTTP_METRICS, Metric, MetricKind, Metrics
 from mtc.web.objects import BYTES, IMMUTABLE, ObjectCache, answer_object, not_found
 from mtc.web.server import Listening, serve
+from mtc.web.stopping import stop_on_signals
 
 _LOG = open_logger("updates")
 _NAME = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
@@ -169,7 +170,7 @@ class UpdateService:
 
     async def run(self) -> None:
         """Pull and publish until cancelled."""
-        stamp = _stamp(self.path)
+        stamp = file_stamp(self.path / CONFIG_NAME)
         self._follow_config()
         # The first version should hold every CA that answers; those that do not come with a later one.
         with contextlib.suppress(TimeoutError):
@@ -181,8 +182,8 @@ class UpdateService:
             while True:
                 await self.publish()
                 await asyncio.sleep(self.config.interval.total_seconds())
-                if _stamp(self.path) != stamp:
-                    stamp = _stamp(self.path)
+                if file_stamp(self.path / CONFIG_NAME) != stamp:
+                    stamp = file_stamp(self.path / CONFIG_NAME)
                     self._reload()
         finally:
             for _, task in self._tasks.values():
@@ -236,15 +237,6 @@ class UpdateService:
             await asyncio.sleep(self.config.pull_interval.total_seconds())
 
 
-def _stamp(folder: Path) -> tuple[int, int, int]:
-    """Return what changes when the configuration is written."""
-    try:
-        found = (folder / CONFIG_NAME).stat()
-    except OSError:
-        return 0, 0, 0
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 @asynccontextmanager
 async def open_service(
     path: Path, *, clock: Clock | None = None, passphrase_file: str | None = None
@@ -277,10 +269,7 @@ async def serving(service: UpdateService, address: tuple[str, int]) -> AsyncIter
 
 async def run_service(path: Path, *, listen: str | None = None, passphrase_file: str | None = None) -> None:
     """Run a service until SIGTERM or SIGINT. listen: in place of what the configuration says."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     async with open_service(path, passphrase_file=passphrase_file) as service:
         address = service.config.listen if listen is None else parse_address(listen)
         async with serving(service, address) as listening:

@@ -1,4 +1,4 @@
-"""Files of a program's folder, read with a limit on their size."""
+"""Files of a program's folder: read with a limit on their size, and followed when they change."""
 
 from pathlib import Path
 
@@ -20,3 +20,12 @@ def read_config_file(path: Path, most: int) -> bytes | None:
     if len(data) > most:
         raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {most} bytes")
     return data
+
+
+def file_stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written or replaced; zeros for one that is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino

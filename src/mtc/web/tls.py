@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mtc.errors import Error, FormatError, Reason, StorageError, UsageError
+from mtc.web.files import file_stamp
 from mtc.web.logs import open_logger
 
 CERTIFICATE_NAME = "tls.pem"
@@ -386,15 +387,7 @@ def _read(path: Path) -> bytes:
 
 def _stamp(files: TLSFiles) -> tuple[tuple[int, int, int], ...]:
     """Return what changes when one of the files is written; zeros for one that is not there."""
-
-    def stamp(path: Path) -> tuple[int, int, int]:
-        try:
-            found = path.stat()
-        except OSError:
-            return 0, 0, 0
-        return found.st_mtime_ns, found.st_size, found.st_ino
-
-    return stamp(files.certificate), stamp(files.key)
+    return file_stamp(files.certificate), file_stamp(files.key)
 
 
 def _why(error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,9 +17,11 @@ from mtc.acme.validation.local import LocalPerspective
 from mtc.ca.config import parse_address
 from mtc.errors import Error
 from mtc.web.clock import Clock, SystemClock
+from mtc.web.files import file_stamp
 from mtc.web.frame import FrameChoices, create_app
 from mtc.web.logs import open_logger
 from mtc.web.server import Listening, serve
+from mtc.web.stopping import stop_on_signals
 from mtc.web.tls import ServerTLS, keep_fresh
 
 RELOAD_S = 1.0
@@ -53,10 +54,10 @@ class RunningPerspective:
 
     async def watch(self) -> None:
         """Follow the configuration until cancelled. A wrong one changes nothing, and is told in /health."""
-        last = _stamp(self.folder)
+        last = file_stamp(self.folder / CONFIG_NAME)
         while True:
             await asyncio.sleep(RELOAD_S)
-            stamp = _stamp(self.folder)
+            stamp = file_stamp(self.folder / CONFIG_NAME)
             if stamp == last:
                 continue
             last = stamp
@@ -68,15 +69,6 @@ class RunningPerspective:
                 continue
             self.troubles.pop("configuration", None)
             _LOG.info("configuration taken", clients=len(self.allowed.clients))
-
-
-def _stamp(folder: Path) -> tuple[int, int, int]:
-    """Return what changes when the configuration is written."""
-    try:
-        found = (folder / CONFIG_NAME).stat()
-    except OSError:
-        return 0, 0, 0
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 async def open_perspective(config: PerspectiveConfig) -> LocalPerspective:
@@ -140,10 +132,7 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 async def run_perspective(folder: Path, *, listen: str | None = None) -> None:
     """Run a perspective until SIGTERM or SIGINT. listen: in place of what the configuration says, as text."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     config = read_perspective_config(folder)
     address = None if listen is None else parse_address(listen)
     async with serving(folder, await open_perspective(config), listen=address) as running:

@@ -185,7 +185,7 @@ class Challenges:
 def control_task(
     context: ServerContext, account: Account, authorization: Authorization, challenge: Challenge
 ) -> ValidationTask:
-    """Return what perspectives are asked for a challenge."""
+    """Return what perspectives are asked for a challenge, CAA included."""
     thumbprint = PublicKey.of_text(account.jwk).thumbprint
     return ValidationTask(
         identifier=authorization.identifier.base,

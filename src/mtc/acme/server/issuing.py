@@ -27,10 +27,9 @@ from mtc.acme.machine.identifiers import IdentifierType
 from mtc.acme.machine.jws import PublicKey, decode_base64url
 from mtc.acme.machine.orders import Account, Authorization, AuthorizationStatus, Finalized, Order, OrderStatus, Place
 from mtc.acme.machine.problems import Problem, ProblemError, ProblemType, compound, refused
-from mtc.acme.machine.validation import ValidationTask
 from mtc.acme.server.accounts import key_hash
 from mtc.acme.server.authentication import Call
-from mtc.acme.server.challenges import evidence_of
+from mtc.acme.server.challenges import control_task, evidence_of
 from mtc.acme.server.context import ServerContext
 from mtc.acme.server.csr import check_csr
 from mtc.acme.server.orders import Orders
@@ -171,15 +170,11 @@ class Issuing:
     ) -> Authorization | Problem:
         """Look CAA up for one identifier, and keep the evidence. Returns the authorization after it, or the problem."""
         method = authorization.method
+        challenge = None if method is None else authorization.challenge(method)
         assert method is not None, "a valid authorization has a valid challenge"
-        task = ValidationTask(
-            identifier=authorization.identifier.base,
-            is_wildcard=authorization.identifier.is_wildcard,
-            method=method,
-            account_url=self._context.account_url(account.id),
-            caa_domains=self._context.caa_domains,
-            proves_control=False,
-        )
+        assert challenge is not None
+        asked = control_task(self._context, account, authorization, challenge)
+        task = replace(asked, proves_control=False, token="", key_authorization="")
         outcome = await self._context.validator.examine(task)
         record = evidence_of(RecordKind.CAA, account, authorization, method, outcome, now)
         (record_id,) = await self._context.store.commit(Put(record))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,9 +28,11 @@ from mtc.kernel import active_kernel
 from mtc.note import VerifierKey
 from mtc.store import open_storage
 from mtc.web.clock import Clock, ClockGuard, SystemClock
+from mtc.web.files import file_stamp
 from mtc.web.frame import FrameChoices, create_app
 from mtc.web.logs import open_logger
 from mtc.web.server import Listening, serve
+from mtc.web.stopping import stop_on_signals
 
 _LOG = open_logger("cosigner")
 _RELOAD_S = 1.0
@@ -116,10 +117,10 @@ class RunningCosigner:
 
     async def watch_config(self) -> None:
         """Take over logs that are added to the configuration, until cancelled. A wrong one leaves all as it is."""
-        last = _stamp(self.folder.path)
+        last = file_stamp(self.folder.path / CONFIG_NAME)
         while True:
             await asyncio.sleep(_RELOAD_S)
-            stamp = _stamp(self.folder.path)
+            stamp = file_stamp(self.folder.path / CONFIG_NAME)
             if stamp == last:
                 continue
             last = stamp
@@ -133,15 +134,6 @@ class RunningCosigner:
             self.config = config
             self.troubles.pop("configuration", None)
             _LOG.info("configuration taken", logs=len(config.logs), cas=len(config.cas))
-
-
-def _stamp(folder: Path) -> tuple[int, int, int]:
-    """Return what changes when the configuration is written."""
-    try:
-        found = (folder / CONFIG_NAME).stat()
-    except OSError:
-        return 0, 0, 0
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def line_of(origin: str, state: MirrorState | CosignerView | None, keys: tuple[VerifierKey, ...]) -> LogLine:
@@ -218,10 +210,7 @@ async def serving(running: RunningCosigner, address: tuple[str, int]) -> AsyncIt
 
 async def run_cosigner(path: Path, *, listen: str | None = None, passphrase_file: str | None = None) -> None:
     """Run a cosigner until SIGTERM or SIGINT. listen: in place of what the configuration says."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     async with open_cosigner(path, passphrase_file=passphrase_file) as running:
         address = running.config.listen if listen is None else parse_address(listen)
         async with serving(running, address) as listening:
