@@ -12,13 +12,13 @@ TLS libraries. No handshake here is our own.
 Spec: TLS Trust Anchor Identifiers; Merkle Tree Certificates, "Use in TLS".
 """
 
+from mtc.tls.adapters.clients import ClientReport
 from mtc.tls.adapters.doctor import BackEnd, describe_back_ends
 from mtc.tls.adapters.files import RequestFolder, load_request_folder
+from mtc.tls.adapters.servers import ServerReport
 from mtc.tls.adapters.stdlib import (
     ClientContext,
-    ClientReport,
     ServerContext,
-    ServerReport,
     client_context,
     client_report,
     server_context,

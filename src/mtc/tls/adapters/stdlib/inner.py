@@ -1,15 +1,10 @@
 """Inner contexts: one for each certification path of ours; a connection is switched to the one whose path is chosen."""
 
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 from mtc.tls.adapters.stdlib.libssl import LibSSL
 from mtc.tls.paths import CertificationPath
-from mtc.trust import TrustStore
-
-Snapshots = TrustStore | Callable[[], TrustStore]
-"""A trust store, or a call that returns the present one."""
 
 
 def load_path(library: LibSSL, path: CertificationPath, sender: Any, receiver: Any) -> ssl.SSLContext:  # noqa: ANN401 - ctypes callbacks
@@ -29,11 +24,3 @@ def load_path(library: LibSSL, path: CertificationPath, sender: Any, receiver: A
     library.register_extension(context, sender, receiver)
     library.use_path(context, path.certificates, path.private_key)
     return context
-
-
-def snapshots_of(trust_store: Snapshots) -> Callable[[], TrustStore]:
-    """Return the call that gives the present snapshot."""
-    if isinstance(trust_store, TrustStore):
-        fixed = trust_store
-        return lambda: fixed
-    return trust_store
