@@ -50,7 +50,7 @@ $(NODE_STAMP): | $(STAMP)
 test: $(STAMP) $(if $(MTC_REQUIRE_NATIVE),check-native) lint ## Check everything: lint, format, types, tests
 	@$(LOAD_NATIVE) 2>/dev/null || echo "== note: no native kernel here; tests run on the Python kernel alone"
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 check-native: $(STAMP) ## Fail unless the native kernel is built and loads
 	@$(LOAD_NATIVE) || { echo "The native kernel is not built:" >&2; \
@@ -68,18 +68,20 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-demo: $(STAMP) ## Run the demonstration
-	@$(BIN)/mtc demo
+# Where the environment is there it is taken as it is: a demonstration installs nothing.
+demo: $(if $(wildcard $(BIN)/mtc),,$(STAMP)) ## Run the demonstration; KEEP=1 leaves everybody running until ctrl-C
+	@$(BIN)/mtc demo $(if $(filter-out 0 no,$(KEEP)),--keep)
 
-demo-browser: $(STAMP) ## Load pages with Chromium over both forms of certificate, and see three refused
+demo-browser: $(if $(wildcard $(BIN)/mtc),,$(STAMP)) ## Load pages with Chromium over both forms of certificate, and see three refused
 	@$(BIN)/mtc demo browser
 
-bench: $(STAMP) ## Measure the core, the log, issuance, cosigners and ACME
+bench: $(STAMP) ## Measure the core, the log, issuance, cosigners, ACME and handshakes
 	@$(BIN)/mtc bench core
 	@$(BIN)/mtc bench log
 	@$(BIN)/mtc bench issue
 	@$(BIN)/mtc bench cosign
 	@$(BIN)/mtc bench acme
+	@$(BIN)/mtc bench handshake --loopback
 
 fuzz: $(STAMP) ## Fuzz each target for SECONDS_PER_TARGET seconds
 	@$(BIN)/python fuzz/run.py --seconds $(SECONDS_PER_TARGET)

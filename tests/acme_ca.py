@@ -11,13 +11,14 @@ from pathlib import Path
 
 from cryptography import x509
 from tests.acme_programs import ACMEServerUnderTest, Names, is_listening, late_port, names_in, running, wait_for
+from tests.commands import mtc
 
 from mtc.cert import CACertificate, Certificate, CertificateRevocationList, RevocationReason, VerifiedCRL
-from mtc.testing.fleet import free_port, run_mtc
+from mtc.testing.fleet import free_port
 from mtc.trust import TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.wire import find_pem_block, parse_pem
 
-PUBLISH_S = 20.0
+PUBLISH_S = 60.0
 """How long a revocation may take until the list names it."""
 CAA_IDENTITY = "ca.example.test"
 """The issuer domain name of the CA in CAA records."""
@@ -43,7 +44,7 @@ class RunningCA:
     def add_external_account(self, allowed_name: str) -> tuple[str, str]:
         """Make a key that binds a new account, which may ask for names below one; return its ID and the HMAC key."""
         words = ["acme", "eab", "add", str(self.folder), "--allow-names", allowed_name, "--json"]
-        document = json.loads(run_mtc(words))
+        document = json.loads(mtc(*words))
         return document["kid"], document["hmac_key"]
 
     def verify(self, chain: bytes, *names: str) -> Certificate:
@@ -61,7 +62,7 @@ class RunningCA:
     def methods_of(self, certificate: Certificate) -> set[tuple[str, str]]:
         """Return by what each name of a certificate was validated, as the CA's evidence for its entry tells."""
         words = ["ca", "evidence", str(self.folder), str(certificate.serial), "--json"]
-        records = json.loads(run_mtc(words))["evidence"]
+        records = json.loads(mtc(*words))["evidence"]
         return {(item["identifier"]["value"], item["method"]) for item in records if item["kind"] == "validation"}
 
     def verify_revoked(self, certificate: Certificate, reason: RevocationReason | None) -> None:
@@ -98,7 +99,7 @@ def _make(path: Path, draft: str, names: Names) -> ACMEServerUnderTest:
     """Make the folder of a CA, and its ACME server's."""
     port, http_port, tls_port = free_port(), late_port(), late_port()
     fast = ["--round-interval", "50ms", "--listen", "none"]
-    run_mtc(["ca", "init", str(path), "--id", "32473.1", "--draft", draft, *fast])
+    mtc("ca", "init", path, "--id", "32473.1", "--draft", draft, *fast)
     url = f"https://localhost:{port}/acme"
     options = ["--listen", f"127.0.0.1:{port}", "--resolver", names.server, "--caa", CAA_IDENTITY]
     options += [
@@ -111,5 +112,5 @@ def _make(path: Path, draft: str, names: Names) -> ACMEServerUnderTest:
         "--profile",
         "short=1h",
     ]
-    run_mtc(["acme", "init", str(path), "--url", url, *options])
+    mtc("acme", "init", path, "--url", url, *options)
     return ACMEServerUnderTest(f"{url}/directory", path / "acme" / "tls.pem", http_port, tls_port, names)

@@ -5,13 +5,14 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,17 +115,20 @@ async def town_in(folder: Path) -> AsyncIterator[tuple[Town, AnsweringServer]]:
                 await town.kill("both")
 
 
-async def torture(folder: Path, *, clients: int, seconds: float, seed: int) -> Story:
-    """Let clients order for a time while the CA is killed at random moments and started again."""
+async def torture(folder: Path, *, clients: int, seconds: float, seed: int, least: Sequence[str] = ()) -> Story:
+    """Let clients order for a time while the CA is killed at random moments and started again.
+
+    least: what is killed first, and in any case, however long a start takes.
+    """
     chance, story = random.Random(seed), Story()
     async with town_in(folder) as (town, answering):
         await town.start()
         crowd = _crowd(town, clients)
         work = asyncio.create_task(run_crowd(crowd, answering, warm_up_s=0.0, seconds=seconds))
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not work.done():
-            await asyncio.sleep(chance.uniform(0.1, 2.0))
-            what = chance.choice(KILLS)
+        until, planned = time.monotonic() + seconds, list(least)
+        while planned or (time.monotonic() < until and not work.done()):
+            await asyncio.sleep(chance.uniform(0.1, 1.0 if planned else 2.0))
+            what = planned.pop(0) if planned else chance.choice(KILLS)
             story.kills[what] += 1
             await town.kill(what)
             if what != "signer":
@@ -145,24 +149,42 @@ async def lose_quorum(folder: Path, *, clients: int) -> tuple[Books, Story]:
         mirror = _add_mirror(town)
         async with mirror() as pid:
             await town.start()
+            enough = asyncio.Event()
+
+            def count(orders: int, _seconds: float) -> None:
+                if orders >= clients:
+                    enough.set()
+
             crowd = _crowd(town, clients)
-            work = asyncio.create_task(run_crowd(crowd, answering, warm_up_s=0.0, seconds=4.0))
-            await asyncio.sleep(2.0)
+            first = asyncio.create_task(run_crowd(crowd, answering, warm_up_s=0.0, seconds=2.0, tell=count))
+            async with asyncio.timeout(_START_S):
+                await enough.wait()
             os.kill(pid, signal.SIGKILL)
-            # Every client comes to an order that waits for the mirror.
-            await asyncio.sleep(2.5)
+            # Each of these clients comes to an order that waits for the mirror, as those do that were under way.
+            crowd = replace(crowd, series="late")
+            second = asyncio.create_task(run_crowd(crowd, answering, warm_up_s=0.0, seconds=0.5))
+            await _until_waiting(town, clients)
         await town.kill("server")
         await asyncio.to_thread(check_at_rest, town.folder)
         await town.start()
         # The CA takes up what it knows of, and finds that the quorum is still away.
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.0)
         await town.kill("both")
         books = await check_orders(town.folder, may_wait=True)
         async with mirror():
             await town.start()
-            story.told = (await work).orders
+            story.told = [*(await first).orders, *(await second).orders]
             await town.stop()
     return books, story
+
+
+async def _until_waiting(town: Town, count: int) -> None:
+    """Wait until so many orders of a CA that runs are finalized and have no certificate."""
+    statement = "SELECT count(*) FROM orders WHERE finalized IS NOT NULL AND is_issued = 0"
+    with contextlib.closing(sqlite3.connect(town.folder / FOLDER_NAME / "acme.sqlite")) as connection:
+        async with asyncio.timeout(_START_S):
+            while connection.execute(statement).fetchone()[0] < count:  # noqa: ASYNC110 - another process counts
+                await asyncio.sleep(0.05)
 
 
 def _add_mirror(town: Town) -> Callable[[], AbstractAsyncContextManager[int]]:

@@ -26,9 +26,9 @@ import pytest
 
 from mtc.testing.fleet import free_port
 
-RUN_S = 45.0
+RUN_S = 90.0
 """How long one run of a client may take."""
-START_S = 30.0
+START_S = 60.0
 """How long a program may take until it answers."""
 STOP_S = 15.0
 """How long a program may take to end after SIGTERM; then it is killed."""

@@ -49,7 +49,7 @@ from mtc.web.frame import FrameChoices, Limits, create_app
 URL = "https://ca.example.test/acme"
 CA_ID = TrustAnchorID.parse("32473.1")
 ROUND = timedelta(milliseconds=5)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long a test waits for something that comes in some milliseconds."""
 JSON_TYPE = "application/jose+json"
 

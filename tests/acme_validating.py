@@ -20,11 +20,11 @@ KEY_AUTHORIZATION = f"{TOKEN}.9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
 PATH = f"/.well-known/acme-challenge/{TOKEN}"
 QUICK = ValidationSettings(
     servers=("127.0.0.1:1",),
-    dns_timeout_s=0.15,
+    dns_timeout_s=0.25,
     dns_attempts=2,
-    connect_timeout_s=0.5,
-    control_timeout_s=1.0,
-    total_timeout_s=3.0,
+    connect_timeout_s=10.0,
+    control_timeout_s=30.0,
+    total_timeout_s=60.0,
     allows_private=True,
 )
 """Settings that give up soon; the servers are to be replaced."""

@@ -11,7 +11,7 @@ from random import Random
 from mtc.simulate import CAGroup, ClientClass, Failure, Scenario
 
 HOUR = timedelta(hours=1)
-_BURN_IN_H = 24.0 * 20
+_BURN_IN_H = 24.0 * 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +132,10 @@ class Town:
         done = 0
         while done < tries:
             hour = start_h + self.random.random() * (end_h - start_h)
-            walked = self.random.choice(self.walks)
+            walked = self.walks[int(self.random.random() * len(self.walks))]
             if not walked.is_online(hour):
                 continue
-            issued = self.random.choice(self.servers)
+            issued = self.servers[int(self.random.random() * len(self.servers))]
             state = walked.state_at(hour)
             counts[self.kind(hour, state, issued[bisect_right(issued, hour) - 1])] += 1
             stale += hour - state

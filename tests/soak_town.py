@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.soak_network import NoNetworkError, SoakNetwork, open_network
-
 from mtc.ca.config import CONFIG_NAME, CAConfig, format_config
 from mtc.ca.cosigning.config import CosignerTable, CosigningConfig, GroupTable, QuorumTable
 from mtc.ca.folder import create_folder
@@ -21,6 +19,7 @@ from mtc.ids import TrustAnchorID, log_id
 from mtc.note import SignatureType, VerifierKey
 from mtc.profile import PRIVATE_SERVICE
 from mtc.testing.fleet import Fleet, Member, free_port
+from mtc.testing.network import NoNetworkError, SwitchedNetwork, open_network
 from mtc.trust import Cosigner, CosignerPolicy, TrustedCA, TrustStore, trusted_ca_from_certificate
 
 CA_ID = TrustAnchorID.parse("32473.1")
@@ -40,7 +39,7 @@ class Town:
     """
 
     fleet: Fleet
-    network: SoakNetwork | None
+    network: SwitchedNetwork | None
     config: CAConfig
     keys: dict[str, VerifierKey]
     stores: tuple[TrustStore, ...]
@@ -66,7 +65,7 @@ class Town:
         (self.member("ca").folder / CONFIG_NAME).write_text(format_config(self.config), "utf-8")
 
 
-def _place(fleet: Fleet, network: SoakNetwork | None, name: str, role: str) -> Member:
+def _place(fleet: Fleet, network: SwitchedNetwork | None, name: str, role: str) -> Member:
     """Decide where a party lives."""
     if network is None:
         member = Member(name, role, fleet.folder / name, free_port())
@@ -76,7 +75,7 @@ def _place(fleet: Fleet, network: SoakNetwork | None, name: str, role: str) -> M
     return member
 
 
-def build_town(folder: Path, network: SoakNetwork | None) -> Town:
+def build_town(folder: Path, network: SwitchedNetwork | None) -> Town:
     """Make the folders of a CA and its cosigners, who know each other."""
     fleet = Fleet(folder)
     ca = _place(fleet, network, "ca", "ca")
@@ -150,7 +149,7 @@ def town_in(folder: Path, tell: Callable[[str], None]) -> Iterator[Town]:
     """Give the parties, in namespaces where that is permitted; end and remove all afterwards."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_interrupted_by_sigterm())
-        network: SoakNetwork | None = None
+        network: SwitchedNetwork | None = None
         try:
             network = stack.enter_context(open_network(["ca", *COSIGNERS]))
         except NoNetworkError as error:

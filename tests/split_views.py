@@ -10,10 +10,12 @@ from mtc.cosign.evidence import (
     EmptyRoot,
     Evidence,
     Exhibit,
+    HeldSubtree,
     Inconsistent,
     RolledBack,
     SignedSubtree,
     SplitSubtree,
+    SplitTrees,
     SplitView,
     WentBack,
     compare_subtree,
@@ -106,6 +108,17 @@ def every_kind(signer: TestSigner = CA) -> tuple[Evidence, ...]:
     made = [
         of(SplitView(ca.note("A", 9), ca.note("B", 9))),
         of(Inconsistent(ca.note("A", 7), ca.note("B", 12), held, proof)),
+        of(
+            SplitTrees(
+                Subtree(0, 7),
+                HeldSubtree(
+                    ca.note("A", 9),
+                    subtree_hash(hasher, ca.readers["A"], Subtree(0, 7)),
+                    tuple(prove_consistency(hasher, ca.readers["A"], Subtree(0, 7), 9)),
+                ),
+                HeldSubtree(ca.note("B", 12), held, proof),
+            )
+        ),
         of(EmptyRoot(signed(Checkpoint(ORIGIN, 0, bytes(32)), signer, at=1))),
         of(RolledBack(beyond, MIRROR.key, 3, ca.checkpoint("A", 3).root_hash)),
         of(BadEntries(ca.note("A", 9), tuple(files.items()))),

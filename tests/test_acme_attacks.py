@@ -61,7 +61,7 @@ async def ready_order(client: Client, *names: str) -> Answer:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let others run until something is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.sleep(0.001)
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.001)

@@ -202,7 +202,7 @@ def test_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     script.write_text(f"sleep 600 & echo $! > {tmp_path}/child; wait\n")
 
     def wait_for_child() -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -215,17 +215,27 @@ def test_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
             return True
         return state == "Z"
 
+    async def until_gone() -> None:
+        """Wait: who is killed is gone when the kernel comes to it."""
+        async with asyncio.timeout(60):
+            while not is_gone():  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+
     async def run() -> None:
-        code, text = await run_program(["sh", str(script)], {}, 0.3)
-        assert (code, "stopped after" in text) == (124, True)
-        assert is_gone()
+        # A machine that is busy may not have come to the child before the deadline.
+        for deadline_s in (0.3, 3.0, 30.0):
+            code, text = await run_program(["sh", str(script)], {}, deadline_s)
+            assert (code, "stopped after" in text) == (124, True)
+            if (tmp_path / "child").exists() and (tmp_path / "child").read_text():
+                break
+        await until_gone()
         (tmp_path / "child").unlink()
         task = asyncio.create_task(run_program(["sh", str(script)], {}, 60))
         await asyncio.to_thread(wait_for_child)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert is_gone()
+        await until_gone()
 
     asyncio.run(run())
 

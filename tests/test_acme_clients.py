@@ -22,14 +22,14 @@ from mtc.wire import find_pem_block
 
 
 @pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCA]:
+def ca(tmp_path_factory: pytest.TempPathFactory, near_signer: None) -> Iterator[RunningCA]:  # noqa: ARG001 - to be made with
     """Return a CA of the draft that is the default."""
     with ca_in(tmp_path_factory.mktemp("ca"), "plants-07") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def older_ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCA]:
+def older_ca(tmp_path_factory: pytest.TempPathFactory, near_signer: None) -> Iterator[RunningCA]:  # noqa: ARG001 - to be made with
     """Return a CA of draft -05, whose names every X.509 parser reads."""
     with ca_in(tmp_path_factory.mktemp("older"), "plants-05") as running:
         yield running

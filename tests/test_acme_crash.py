@@ -30,14 +30,15 @@ TAMPERED = (
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(8.0, id="short"), pytest.param(SECONDS, id="long", marks=pytest.mark.slow)]
+    "seconds", [pytest.param(4.0, id="short"), pytest.param(SECONDS, id="long", marks=pytest.mark.slow)]
 )
 def test_killed_while_clients_order(tmp_path: Path, seconds: float) -> None:
     """However often CA and signer are killed: every finalized order has one entry, every other none, and all end."""
     is_short = seconds < 60
     seed = 1 if is_short else int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"seed {seed}")  # noqa: T201 - a failure is repeated with it
-    story = asyncio.run(torture(tmp_path, clients=CLIENTS, seconds=seconds, seed=seed))
+    least = ("server", "signer", "both") if is_short else ()
+    story = asyncio.run(torture(tmp_path, clients=CLIENTS, seconds=seconds, seed=seed, least=least))
     folder = tmp_path / "ca"
     books = asyncio.run(check_orders(folder, may_wait=False))
     check_told(folder, books, story.told)
@@ -67,7 +68,7 @@ def test_orders_wait_for_a_quorum_that_is_away(tmp_path: Path) -> None:
     clients = 10
     waiting, story = asyncio.run(lose_quorum(tmp_path, clients=clients))
     states = Counter(order.is_issued for order in waiting.orders.values() if order.finalized is not None)
-    assert states[False] == clients
+    assert states[False] >= clients
     assert states[True] >= clients
     folder = tmp_path / "ca"
     books = asyncio.run(check_orders(folder, may_wait=False))

@@ -33,7 +33,7 @@ from mtc.testing.fleet import free_port
 from mtc.testing.names import NameServer
 
 DIGEST = digest_text(KEY_AUTHORIZATION)
-START_S = 20.0
+START_S = 60.0
 DAY_S = 86400
 
 

@@ -294,7 +294,7 @@ def test_agent_that_takes_too_long(tmp_path: Path, run: Run) -> None:
             with pytest.raises(PeerError, match=r"perspective eu-1 at .* does not answer in 0\.3 s"):
                 await ask(peer, identity, deadline_s=0.3)
             assert fake.seen == [TASK]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await until(lambda: fake.ended == 1)
 
     run(work)

@@ -48,9 +48,11 @@ def _run_and_kill(folder: Path, turn: int, pause_s: float) -> dict[str, int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own interpreter
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        # The first commit that was answered, or the moment itself: killing before anything was told proves little.
+        first = process.stdout.readline() if turn == 0 else b""
         time.sleep(pause_s)
         os.kill(process.pid, signal.SIGKILL)
-        lines = process.stdout.read().decode().splitlines()
+        lines = (first + process.stdout.read()).decode().splitlines()
     return {f"order-{number}": int(record) for number, record in (line.split() for line in lines)}
 
 

@@ -28,6 +28,8 @@ from mtc.ids import serial_number
 from mtc.log.service import SignedTree, TreeToSign
 from mtc.testing.acme_values import START, make_account
 
+pytestmark = pytest.mark.usefixtures("near_signer")
+
 NAMES = (Identifier.dns("a.example.com"), Identifier.dns("*.b.example.com"), Identifier.ip("2001:db8::1"))
 
 

@@ -333,11 +333,12 @@ def test_examination_ends_in_time() -> None:
 
     async def work(names: NameServer) -> None:
         names.fail("www.test", Failure.TIMEOUT)
-        looker = perspective(names, dns_timeout_s=5.0, total_timeout_s=0.2)
-        async with asyncio.timeout(2):
+        looker = perspective(names, dns_timeout_s=600.0, total_timeout_s=0.2)
+        async with asyncio.timeout(60):
             report = await looker.examine(task("www.test"))
         assert "took longer than 0.2 s" in problem_of(report)[1]
-        assert report.finished - report.started < timedelta(seconds=2)
+        # Long before the name server was given up.
+        assert report.finished - report.started < timedelta(seconds=60)
 
     run(work)
 

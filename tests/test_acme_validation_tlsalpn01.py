@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from tests.acme_validating import KEY_AUTHORIZATION, Internet, listening, perspective, problem_of, run, task
+from tests.acme_validating import KEY_AUTHORIZATION, QUICK, Internet, listening, perspective, problem_of, run, task
 
 from mtc.acme.machine.identifiers import Identifier
 from mtc.acme.machine.validation import Method, Report
@@ -92,7 +92,10 @@ async def examine(names: NameServer, tls: ssl.SSLContext | None, name: str = "ww
 
     async with listening(wait, tls) as port:
         internet = Internet({(PUBLIC, 443): port})
-        return await perspective(names, internet).examine(task(name, Method.TLS_ALPN_01))
+        # Who speaks no TLS waits for us, and need not be waited for.
+        patience_s = 0.5 if tls is None else QUICK.connect_timeout_s
+        looker = perspective(names, internet, connect_timeout_s=patience_s)
+        return await looker.examine(task(name, Method.TLS_ALPN_01))
 
 
 def test_challenge_is_recognized() -> None:

@@ -12,6 +12,7 @@ from mtc.cli.bench_cosign import CosignBenchOptions, parse_target, run_bench_cos
 from mtc.errors import Error, UsageError
 
 
+@pytest.mark.usefixtures("near_signer")
 def test_bench_prints_the_promised_figures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The JSON holds every promised key with positive figures; a foreign cosigner that is away costs only its own."""
     key_file = tmp_path / "log-key.pem"

@@ -1,13 +1,13 @@
 """Chromium and our certificates: what a fresh profile holds, what the browser makes of it, and what its net log says.
 
-The browser's tests start a CA, a mirror and Chromium once; without Chromium they are skipped.
+One test starts two CAs, a mirror and Chromium, once, and looks at everything; without Chromium it is skipped.
 """
 
 import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.makers import HOST as MADE_FOR
-from tests.makers import Leaf, SmallCA
+from tests.makers import Leaf, SmallCA, leaf_extensions
 from typer.testing import CliRunner
 
 from mtc.cert import Certificate, CertificateChain, PropertyList
 from mtc.cli.app import app
-from mtc.cli.demo_browser import CA_ID, HOST, MIRROR_ID, Outcome, run_browser
+from mtc.cli.demo_browser import CA_ID, MIRROR_ID, OTHER_CA_ID, run_browser
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.ids import REVISIONS, TrustAnchorRange
 from mtc.testing.anchor_server import AnchorServer, Visit
@@ -35,25 +35,21 @@ from mtc.testing.chromium_profile import (
     encode_landmarks,
     write_components,
 )
-from mtc.tls import CertificationPath
+from mtc.testing.chromium_visits import HOST, Case, Outcome, Visited, judge_visits, visit_all
+from mtc.tls import CertificationPath, Match
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MLDSA_CA = SmallCA(algorithm="ml-dsa-44", cosigners={"32473.9.1": "ml-dsa-44", "32473.9.2": "ml-dsa-65"})
 Fields = list[tuple[int, int | bytes]]
 FIELD_NUMBERS = st.integers(1, (1 << 29) - 1)
+WRONG = ("corrupted-proof", "unknown-landmark", "missing-mirror")
+Outcomes = Mapping[str, Outcome]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """Return what Chromium made of each server of the demonstration, by name."""
-    return _run(tmp_path_factory.mktemp("browser"), "plants-05")
-
-
-def _run(folder: Path, draft: str) -> dict[str, Outcome]:
-    """Run the demonstration; skip where there is no browser."""
+def _require_browser() -> None:
+    """Skip where there is no browser."""
     if find_chromium() is None:
         pytest.skip(f"{PACKAGE} is not installed (Debian: apt install {PACKAGE})")
-    return {outcome.name: outcome for outcome in run_browser(str(folder), draft)}
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -194,17 +190,32 @@ def test_components_have_manifests(tmp_path: Path) -> None:
 # The server
 
 
-def test_server_tells_what_a_visitor_without_the_extension_got() -> None:
-    """Who asks for nothing gets the standalone path, unacknowledged, and the page made for this visit."""
+def _paths_now() -> tuple[SmallCA, tuple[CertificationPath, ...]]:
+    """Return a CA that browsers know, and both paths of a certificate for the host that is valid today."""
     today = datetime.now(UTC).replace(microsecond=0)
-    leaf = Leaf(not_before=today - timedelta(hours=1), not_after=today + timedelta(days=1))
-    small = SmallCA(leaves=(leaf,), revision=REVISIONS["plants-05"])
+    leaf = Leaf(
+        not_before=today - timedelta(hours=1),
+        not_after=today + timedelta(days=1),
+        extensions=leaf_extensions((HOST, MADE_FOR)),
+    )
+    small = SmallCA(
+        leaves=(leaf,),
+        revision=REVISIONS["plants-05"],
+        algorithm="ml-dsa-44",
+        cosigners={"32473.9.1": "ml-dsa-44"},
+    )
     key = ec.derive_private_key(8, ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     properties = PropertyList(small.anchor, (TrustAnchorRange(small.anchor.child(2, 1), 0, 9),))
-    chains = [CertificateChain(properties, (small.certificate(0, cosigners=names),)) for names in ((), ("32473.1",))]
-    paths = [CertificationPath.build(chain, key) for chain in chains]
+    signers: tuple[tuple[str, ...], ...] = ((), (small.ca_id, "32473.9.1"))
+    chains = [CertificateChain(properties, (small.certificate(0, cosigners=names),)) for names in signers]
+    return small, tuple(CertificationPath.build(chain, key) for chain in chains)
+
+
+def test_server_tells_what_a_visitor_without_the_extension_got() -> None:
+    """Who asks for nothing gets the standalone path, unacknowledged, and the page made for this visit."""
+    _, paths = _paths_now()
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
     with AnchorServer(paths, lambda visit: f"path {visit.path}") as server:
@@ -212,11 +223,11 @@ def test_server_tells_what_a_visitor_without_the_extension_got() -> None:
             socket.create_connection(("127.0.0.1", server.port), 10) as plain,
             client.wrap_socket(plain, server_hostname=MADE_FOR) as secured,
         ):
-            assert secured.getpeercert(binary_form=True) == chains[1].certificates[0]
+            assert secured.getpeercert(binary_form=True) == paths[1].certificates[0]
             secured.sendall(b"GET / HTTP/1.1\r\n\r\n")
             answer = b"".join(iter(lambda: secured.recv(4096), b""))
         assert answer.endswith(b"\r\n\r\npath 1")
-        assert server.last_visit() == Visit(None, 1, is_matched=False)
+        assert server.last_visit() == Visit(None, 1, Match.FALLBACK)
 
 
 # The net log
@@ -235,58 +246,54 @@ def test_a_net_log_that_is_cut_off_is_refused(tmp_path: Path, text: str) -> None
 # The browser
 
 
-@pytest.mark.slow
-def test_browser_loads_a_page_over_a_landmark_relative_certificate(outcomes: dict[str, Outcome]) -> None:
+def loads_a_page_over_a_landmark_relative_certificate(outcomes: Outcomes) -> None:
     """The browser asks for its landmark group, gets a certificate without signatures, and says that it is secure."""
     outcome = outcomes["landmark-relative"]
     assert outcome.page.is_secure
     assert outcome.page.protocol == "TLS 1.3"
-    assert outcome.visit.is_matched
-    assert outcome.visit.requested is not None
-    assert [str(anchor).rpartition(".")[0] for anchor in outcome.visit.requested] == [f"{CA_ID}.2.1"]
+    assert outcome.visit.match is Match.LANDMARK_GROUP
     certificate = Certificate.parse(outcome.page.certificate)
     assert not certificate.proof.signatures
     assert outcome.verdict.note("trusted_subtree_hash") == outcome.verdict.note("expected_subtree_hash")
 
 
-@pytest.mark.slow
-def test_browser_loads_a_page_over_a_standalone_certificate(outcomes: dict[str, Outcome]) -> None:
+def loads_a_page_over_a_standalone_certificate(outcomes: Outcomes) -> None:
     """A landmark that is newer than the browser's is not sent; both cosignatures of the other form count."""
     outcome = outcomes["standalone"]
     assert outcome.page.is_secure
-    assert outcome.visit.path == 1
+    assert (outcome.visit.path, outcome.visit.match) == (1, Match.GROUP)
     assert len(Certificate.parse(outcome.page.certificate).proof.signatures) == 2
     assert "VerifyMTC: CA signature valid" in outcome.verdict.notes
     assert outcome.verdict.cosigners == ((str(MIRROR_ID), "satisfies policy"),)
     assert outcome.verdict.policy == "mirror policy satisfied"
 
 
-@pytest.mark.slow
-def test_browser_without_landmarks_asks_for_the_ca(outcomes: dict[str, Outcome]) -> None:
-    """It names the CA alone, and gets the standalone certificate from a server that has both."""
-    outcome = outcomes["no-landmarks"]
+def asks_by_ca_id_where_it_has_no_landmarks(outcomes: Outcomes) -> None:
+    """It names the newest landmark group of one CA and the ID of the other, in every ClientHello."""
+    for outcome in outcomes.values():
+        group, other = outcome.visit.requested or ()
+        assert str(group).rpartition(".")[0] == f"{CA_ID}.2.1"
+        assert other == OTHER_CA_ID
+    outcome = outcomes["ca-id"]
     assert outcome.page.is_secure
-    assert outcome.visit.requested == (CA_ID,)
-    assert (outcome.visit.path, outcome.visit.is_matched) == (1, True)
+    assert (outcome.visit.path, outcome.visit.match) == (1, Match.ID)
+    assert Certificate.parse(outcome.page.certificate).ca_id == OTHER_CA_ID
     assert outcome.verdict.policy == "mirror policy satisfied"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["corrupted-proof", "unknown-landmark", "missing-mirror"])
-def test_browser_refuses(outcomes: dict[str, Outcome], name: str) -> None:
-    """The page is not loaded, and the browser's verifier, not only its page, says no."""
-    outcome = outcomes[name]
-    assert outcome.page.error == "net::ERR_CERT_AUTHORITY_INVALID"
-    assert outcome.page.security_state == "insecure-broken"
-    assert outcome.verdict.net_error == -202
-    assert outcome.visit.error == "SSLV3_ALERT_CERTIFICATE_UNKNOWN"
+def refuses_what_is_wrong(outcomes: Outcomes) -> None:
+    """The pages are not loaded, and the browser's verifier, not only its page, says no."""
+    for name in WRONG:
+        outcome = outcomes[name]
+        assert outcome.page.error == "net::ERR_CERT_AUTHORITY_INVALID"
+        assert outcome.page.security_state == "insecure-broken"
+        assert outcome.verdict.net_error == -202
+        assert outcome.visit.error == "SSLV3_ALERT_CERTIFICATE_UNKNOWN"
 
 
-@pytest.mark.slow
-def test_each_refusal_has_its_own_reason(outcomes: dict[str, Outcome]) -> None:
+def has_a_reason_for_each_refusal(outcomes: Outcomes) -> None:
     """Another hash for a known subtree; no such subtree and no signatures; the CA's signature alone."""
-    names = ("corrupted-proof", "unknown-landmark", "missing-mirror")
-    corrupted, unknown, missing = (outcomes[name].verdict for name in names)
+    corrupted, unknown, missing = (outcomes[name].verdict for name in WRONG)
     known = outcomes["landmark-relative"].verdict
     assert corrupted.note("trusted_subtree_hash") == known.note("trusted_subtree_hash")
     assert corrupted.note("expected_subtree_hash") != known.note("expected_subtree_hash")
@@ -295,20 +302,79 @@ def test_each_refusal_has_its_own_reason(outcomes: dict[str, Outcome]) -> None:
     assert (missing.policy, missing.cosigners) == ("policy not satisfied", ())
 
 
-@pytest.mark.slow
-def test_screenshots_are_kept(outcomes: dict[str, Outcome]) -> None:
-    """Every page has left a picture, and no two are the same."""
-    pictures = [outcome.screenshot.read_bytes() for outcome in outcomes.values()]
-    assert all(picture.startswith(b"\x89PNG\r\n") and len(picture) > 5000 for picture in pictures)
-    assert outcomes["landmark-relative"].screenshot.read_bytes() != outcomes["standalone"].screenshot.read_bytes()
+def leaves_screenshots(outcomes: Outcomes) -> None:
+    """Every page has left a picture, and what was loaded looks different each time."""
+    pictures = {name: outcome.screenshot.read_bytes() for name, outcome in outcomes.items()}
+    assert all(picture.startswith(b"\x89PNG\r\n") and len(picture) > 5000 for picture in pictures.values())
+    assert len({picture for name, picture in pictures.items() if name not in WRONG}) == len(pictures) - len(WRONG)
+
+
+def leaves_no_process(outcomes: Outcomes) -> None:
+    """Nothing runs any more that was started in the folder: browser or signers."""
+    assert not _processes_of(outcomes["standalone"].screenshot.parents[1])
+
+
+FACTS = (
+    loads_a_page_over_a_landmark_relative_certificate,
+    loads_a_page_over_a_standalone_certificate,
+    asks_by_ca_id_where_it_has_no_landmarks,
+    refuses_what_is_wrong,
+    has_a_reason_for_each_refusal,
+    leaves_screenshots,
+    leaves_no_process,
+)
+
+
+def test_browser_loads_and_refuses_what_it_must(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """One browser visits every server of `mtc demo browser`; whatever is said of that is one of the facts above."""
+    _require_browser()
+    outcomes = {outcome.name: outcome for outcome in run_browser(str(tmp_path))}
+    for fact in FACTS:
+        with subtests.test(fact.__name__):
+            fact(outcomes)
 
 
 @pytest.mark.slow
-def test_no_process_outlives_the_browser(outcomes: dict[str, Outcome]) -> None:
-    """Nothing runs any more that was started in the folder: browser, CA, signer or mirror."""
-    folder = str(outcomes["standalone"].screenshot.parents[1]).encode()
-    running = [entry for entry in Path("/proc").glob("[0-9]*") if folder in _command_line(entry)]
-    assert not running
+def test_browser_speaks_draft_04_as_well(tmp_path: Path) -> None:
+    """Certificates of drafts -04 and -05 have the same bytes; the whole story holds for a CA of -04."""
+    _require_browser()
+    assert all(outcome.is_right for outcome in run_browser(str(tmp_path), "plants-04"))
+
+
+@pytest.mark.slow
+def test_browser_without_the_extension_gets_the_standalone_certificate(tmp_path: Path) -> None:
+    """It asks for nothing, so the landmark that it has is never used; it believes the standalone one, sent unasked."""
+    _require_browser()
+    small, paths = _paths_now()
+
+    async def visit() -> list[Visited]:
+        store = small.store(subtrees=[small.trusted_subtree(0, 1, landmark=3)])
+        now = datetime.now(UTC)
+        async with open_browser(tmp_path, store, {HOST: "127.0.0.1"}, now, is_asking=False) as browser:
+            return await visit_all(browser, [Case("silent", "both", paths, must_load=True)], tmp_path)
+
+    (outcome,) = judge_visits(asyncio.run(visit()), tmp_path)
+    assert outcome.is_right
+    assert outcome.visit == Visit(None, 1, Match.FALLBACK)
+
+
+@pytest.mark.slow
+def test_an_error_ends_the_browser_and_keeps_its_type(tmp_path: Path) -> None:
+    """What is raised while the browser runs comes out as it is, and no process is left."""
+    _require_browser()
+
+    async def fail() -> None:
+        async with open_browser(tmp_path, MLDSA_CA.store(), {HOST: "127.0.0.1"}, datetime.now(UTC)):
+            raise FormatError(Reason.TRUNCATED, "as it is")
+
+    with pytest.raises(FormatError, match="as it is"):
+        asyncio.run(fail())
+    assert not _processes_of(tmp_path)
+
+
+def _processes_of(folder: Path) -> list[Path]:
+    """Return who runs and was called with something in a folder."""
+    return [entry for entry in Path("/proc").glob("[0-9]*") if str(folder).encode() in _command_line(entry)]
 
 
 def _command_line(process: Path) -> bytes:
@@ -317,27 +383,6 @@ def _command_line(process: Path) -> bytes:
         return (process / "cmdline").read_bytes()
     except OSError:
         return b""
-
-
-@pytest.mark.slow
-def test_browser_speaks_draft_04_as_well(tmp_path: Path) -> None:
-    """Certificates of drafts -04 and -05 have the same bytes; the whole story holds for a CA of -04."""
-    assert all(outcome.is_right for outcome in _run(tmp_path, "plants-04").values())
-
-
-@pytest.mark.slow
-def test_an_error_ends_the_browser_and_keeps_its_type(tmp_path: Path) -> None:
-    """What is raised while the browser runs comes out as it is, and no process is left."""
-    if find_chromium() is None:
-        pytest.skip(f"{PACKAGE} is not installed (Debian: apt install {PACKAGE})")
-
-    async def fail() -> None:
-        async with open_browser(tmp_path, MLDSA_CA.store(), {HOST: "127.0.0.1"}, datetime.now(UTC)):
-            raise FormatError(Reason.TRUNCATED, "as it is")
-
-    with pytest.raises(FormatError, match="as it is"):
-        asyncio.run(fail())
-    assert not [entry for entry in Path("/proc").glob("[0-9]*") if str(tmp_path).encode() in _command_line(entry)]
 
 
 def test_without_a_browser_the_demonstration_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

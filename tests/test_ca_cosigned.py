@@ -42,6 +42,8 @@ from mtc.trust import CosignerPolicy, TrustStore, trusted_ca_from_certificate, v
 from mtc.web.clock import SystemClock
 from mtc.web.frame import create_app
 
+pytestmark = pytest.mark.usefixtures("near_commands")
+
 CA_ID = TrustAnchorID.parse("32473.1")
 W1, M1, M2 = 8, 9, 19
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -274,7 +276,7 @@ def test_web_ca_waits_for_its_first_view_by_itself(tmp_path: Path) -> None:
         mirror = fleet.add_cosigner("mirror", "m1", "32473.21")
         fleet.introduce()
         ca.start(wait=False)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while "no cosigner says" not in ca.last_words() and time.monotonic() < until:
             assert ca.is_running
             time.sleep(0.1)

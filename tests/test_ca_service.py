@@ -27,6 +27,8 @@ from mtc.profile import PRIVATE_SERVICE, WEB_PKI, Profile
 from mtc.trust import Form, TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.web.clock import SystemClock
 
+pytestmark = pytest.mark.usefixtures("near_signer")
+
 CA_ID = TrustAnchorID.parse("32473.1")
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 SPKI = KEY.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -257,7 +259,8 @@ def test_rollover_moves_those_who_wait(tmp_path: Path) -> None:
             await issue(ca, ask("a.example.com"))
             old = ca.log
             waiting = asyncio.create_task(ca.issue([ask("b.example.com")]))
-            await asyncio.sleep(0.05)
+            while not ca.log.waiting:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.001)
             with pytest.raises(UsageError, match="needs a reason"):
                 await ca.roll_over("", "me", is_abandoned=False)
             answer = await ca.roll_over("the disk of log 1 is dying", "me", is_abandoned=False)

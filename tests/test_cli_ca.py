@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from tests.commands import mtc
 
 from mtc.ca.client import is_served
 from mtc.ca.config import read_config
@@ -23,24 +24,19 @@ from mtc.cert import CACertificate
 from mtc.trust import TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.wire import find_pem_block
 
+pytestmark = pytest.mark.usefixtures("near_signer")
+
+PATIENCE_S = 60.0
 KEY = ec.generate_private_key(ec.SECP256R1())
 PEM = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def mtc(*arguments: str, code: int = 0) -> str:
-    """Run a command; return what it wrote to standard output, or to standard error when it must fail."""
-    command = [sys.executable, "-m", "mtc", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 - our program
-    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stderr if code else done.stdout
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, near_signer: None) -> Path:  # noqa: ARG001 - `init` needs it
     """Return a CA's folder."""
     path = tmp_path_factory.mktemp("cli") / "ca"
-    mtc("ca", "init", str(path), "--id", "32473.1", "--landmark-interval", "1s", "--listen", "127.0.0.1:0")
+    fast = ["--round-interval", "50ms", "--landmark-interval", "1s"]
+    mtc("ca", "init", path, "--id", "32473.1", *fast, "--listen", "127.0.0.1:0")
     return path
 
 
@@ -57,7 +53,7 @@ def served(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `mtc ca serve` until the context ends."""
     command = [sys.executable, "-m", "mtc", "ca", "serve", str(folder), "--json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:  # noqa: S603 - our program
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while not is_served(folder / "ca.sock"):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -67,7 +63,7 @@ def served(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE_S)
 
 
 def test_init_says_what_there_is(folder: Path) -> None:
@@ -212,7 +208,7 @@ def test_interrupt_ends_the_server_cleanly(folder: Path) -> None:
     """Ctrl-C ends the server with code 0, and the folder is ready for the next one."""
     with served(folder) as process:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
     mtc("signer", "show", str(folder / "signer"))
 
@@ -263,4 +259,4 @@ def test_holder_upgrades_over_http(folder: Path, tmp_path: Path, key_file: Path)
             assert json.loads(mtc("fsck", url, "--ca", ca, "--json"))["ok"] is True
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE_S)

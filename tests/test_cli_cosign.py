@@ -24,6 +24,8 @@ from mtc.cosign.config import Role
 from mtc.errors import UsageError
 from mtc.trust import verify_certificate
 
+pytestmark = pytest.mark.usefixtures("near_signer")
+
 
 @pytest.fixture(autouse=True)
 def quiet_logs() -> Iterator[list[MutableMapping[str, Any]]]:

@@ -130,7 +130,7 @@ def test_a_wrong_configuration_names_the_key(change: tuple[str, str], message: s
 
 def _post(url: str, body: bytes) -> bytes:
     """Send a POST and return the answer."""
-    with urlopen(Request(url, data=body), timeout=10) as answer:  # noqa: S310 - our own loopback address
+    with urlopen(Request(url, data=body), timeout=60) as answer:  # noqa: S310 - our own loopback address
         return bytes(answer.read())
 
 
@@ -148,16 +148,16 @@ def test_a_served_cosigner_cosigns_and_is_looked_at(run: Run, tmp_path: Path, ro
         if role == "mirror":
             _post(f"{member.url}/add-entries", log.upload(0, 300))
         for _ in range(2):
-            with urlopen(f"{member.url}/{origin_hash(ORIGIN)}/checkpoint", timeout=10) as answer:  # noqa: S310 - loopback
+            with urlopen(f"{member.url}/{origin_hash(ORIGIN)}/checkpoint", timeout=60) as answer:  # noqa: S310 - loopback
                 opened = open_note(answer.read(), [VerifierKey.parse(vkey)])
             assert opened.text == log.checkpoint(300).encode()
-            with urlopen(f"{member.url}/metrics", timeout=10) as answer:  # noqa: S310 - loopback
+            with urlopen(f"{member.url}/metrics", timeout=60) as answer:  # noqa: S310 - loopback
                 assert f'mtc_cosigner_log_size{{origin="{ORIGIN}"}} 300.0' in answer.read().decode()
             listed = json.loads(run(role, "list", folder, "--json").out)["logs"]
             assert [(item["origin"], item["tree_size"]) for item in listed] == [(ORIGIN, 300)]
             assert "300" in run(role, "show", folder, ORIGIN).out
             assert member.health()["status"] == "ok"
-            with urlopen(f"{member.url}/", timeout=10) as answer:  # noqa: S310 - loopback
+            with urlopen(f"{member.url}/", timeout=60) as answer:  # noqa: S310 - loopback
                 page = answer.read().decode()
             assert ORIGIN in page
             member.kill()
@@ -205,7 +205,7 @@ def _expect(is_so: bool) -> None:  # noqa: FBT001 - a condition
 
 def _retry(call: Callable[[], object]) -> None:
     """Call until it works: a running cosigner looks at its configuration once a second."""
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while True:
         try:
             call()

@@ -47,7 +47,7 @@ def test_difference_is_marked(run: Run, tmp_path: Path) -> None:
         marked = [
             line.split()[0] for line in run("verify", written(tmp_path, evidence)).out.splitlines() if "differs" in line
         ]
-        expected = {"split-view", "inconsistent", "empty-root", "split-subtree", "subtree"}
+        expected = {"split-view", "inconsistent", "empty-root", "split-subtree", "subtree", "split-trees"}
         assert len(marked) == (evidence.kind in expected)
         assert marked == [side.digest.hex() for side in verify_evidence(evidence).sides if side.contradicts]
 

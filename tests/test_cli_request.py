@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 from tests.acme_programs import Names, is_listening, names_in, running, wait_for, write_hook
+from tests.commands import mtc, run_here
 from tests.pebble import running_pebble
 
 from mtc.acme.client.folder import CHAIN, FULLCHAIN, KEY, LANDMARK, STANDALONE
 from mtc.cert import CACertificate, Certificate, CertificateRevocationList, VerifiedCRL, parse_certificate_chains
-from mtc.testing.fleet import free_port, run_mtc
+from mtc.testing.fleet import free_port
 from mtc.trust import TrustStore, trusted_ca_from_certificate, verify_certificate
 from mtc.wire import find_pem_block
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parent.parent
 
 
@@ -52,32 +53,23 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def town(tmp_path_factory: pytest.TempPathFactory, near_signer: None) -> Iterator[Town]:  # noqa: ARG001 - for `init`
     """Return a CA that makes a landmark each second."""
     root = tmp_path_factory.mktemp("town")
     port, http_port, tls_port = free_port(), free_port(), free_port()
     with names_in(root) as names:
         folder = root / "ca"
         fast = ["--round-interval", "50ms", "--landmark-interval", "1s", "--listen", "none"]
-        run_mtc(["ca", "init", str(folder), "--id", "32473.1", *fast])
+        mtc("ca", "init", folder, "--id", "32473.1", *fast)
         url = f"https://localhost:{port}/acme"
         options = ["--listen", f"127.0.0.1:{port}", "--resolver", names.server, "--unsafe-for-tests"]
         options += ["--http-port", str(http_port), "--tls-port", str(tls_port)]
-        run_mtc(["acme", "init", str(folder), "--url", url, *options])
+        mtc("acme", "init", folder, "--url", url, *options)
         log = root / "ca.log"
         command = [sys.executable, "-m", "mtc", "ca", "serve", str(folder), "--json"]
         with running(root, log, command) as process:
             wait_for(lambda: is_listening(port), "the ACME server answers", process, log)
             yield Town(folder, f"{url}/directory", http_port, tls_port, names)
-
-
-def mtc(arguments: Sequence[str], code: int = 0) -> str:
-    """Run a command; return what it wrote to standard output, or to standard error when it must fail."""
-    command = [sys.executable, "-m", "mtc", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 - our program
-    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stdout + done.stderr
 
 
 def standalone(folder: Path) -> Certificate:
@@ -88,9 +80,9 @@ def standalone(folder: Path) -> Certificate:
 def test_both_forms_come_by_themselves(town: Town, tmp_path: Path) -> None:
     """One command gives the standalone certificate, verified, and the landmark-relative one when it stays for it."""
     trust = tmp_path / "trust.json"
-    trust.write_text(run_mtc(["trust", "from-ca", str(town.folder / "ca.pem")]))
+    trust.write_text(mtc("trust", "from-ca", town.folder / "ca.pem"))
     options = town.options(tmp_path / "out", "both.example.com", "two.example.com")
-    said = json.loads(mtc([*options, "--trust", str(trust), "--wait-landmark", "30s", "--json"]))
+    said = json.loads(mtc(*options, "--trust", trust, "--wait-landmark", f"{PATIENCE_S:.0f}s", "--json"))
     (certificate,) = said["certificates"]
     assert (certificate["outcome"], certificate["verified"], certificate["landmark"]) == (
         "new",
@@ -110,13 +102,13 @@ def test_both_forms_come_by_themselves(town: Town, tmp_path: Path) -> None:
     assert find_pem_block(ca + b"-----END CERTIFICATE-----\n", "CERTIFICATE") == find_pem_block(
         (town.folder / "ca.pem").read_bytes(), "CERTIFICATE"
     )
-    assert "nothing to do until" in mtc([*options, "--once"])
+    assert "nothing to do until" in mtc(*options, "--once")
 
 
 def test_words_for_people(town: Town, tmp_path: Path) -> None:
     """In a pipe each step is a line; the end says what there is, whether it was verified, and what comes next."""
     command = [sys.executable, "-m", "mtc", *town.options(tmp_path, "words.example.com")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - our program
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)  # noqa: S603 - ours
     assert done.stderr.splitlines()[:3] == [
         "ordering a certificate for words.example.com",
         "preparing http-01 for words.example.com",
@@ -135,7 +127,7 @@ def test_keys_of_all_kinds(town: Town, tmp_path: Path, key_type: str) -> None:
     name = f"{key_type}.example.com"
     options = town.options(tmp_path, name)
     challenge = ["--challenge", "tls-alpn-01", "--tls-port", str(town.tls_port)]
-    mtc([*options, *challenge, "--key-type", key_type, "--email", "somebody@example.com"])
+    mtc(*options, *challenge, "--key-type", key_type, "--email", "somebody@example.com")
     verify_certificate(standalone(tmp_path / name).der, town.trust, datetime.now(UTC), name=name)
 
 
@@ -143,7 +135,7 @@ def test_wildcards_by_dns(town: Town, tmp_path: Path) -> None:
     """A hook that sets records gives a name and its wildcard in one certificate, in a folder without a star."""
     hook = write_hook(tmp_path / "hook.py", town.names, words="arguments")
     options = town.options(tmp_path / "out", "*.wild.example.com", "other.example.com")
-    mtc([*options, "--dns-hook", str(hook)])
+    mtc(*options, "--dns-hook", hook)
     leaf = standalone(tmp_path / "out" / "_.wild.example.com")
     verify_certificate(leaf.der, town.trust, datetime.now(UTC), name="any.wild.example.com")
 
@@ -151,10 +143,10 @@ def test_wildcards_by_dns(town: Town, tmp_path: Path) -> None:
 def test_revoked_is_on_the_list_and_replaced(town: Town, tmp_path: Path) -> None:
     """The CA's signed list names it, and the next run replaces it."""
     options = town.options(tmp_path, "revoked.example.com")
-    mtc(options)
+    mtc(*options)
     folder = tmp_path / "revoked.example.com"
     first = standalone(folder)
-    assert "the next run replaces it" in _errors_of([*options, "--revoke", "superseded"])
+    assert "the next run replaces it" in _errors_of(*options, "--revoke", "superseded")
     ca = CACertificate.parse(find_pem_block((town.folder / "ca.pem").read_bytes(), "CERTIFICATE"))
     until = time.monotonic() + PATIENCE_S
     while True:
@@ -165,14 +157,15 @@ def test_revoked_is_on_the_list_and_replaced(town: Town, tmp_path: Path) -> None
             break
         assert time.monotonic() < until
         time.sleep(0.05)
-    mtc([*options, "--once"])
+    mtc(*options, "--once")
     assert standalone(folder).serial != first.serial
 
 
-def _errors_of(arguments: Sequence[str]) -> str:
+def _errors_of(*arguments: str) -> str:
     """Run a command that succeeds; return what it wrote to standard error."""
-    command = [sys.executable, "-m", "mtc", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr  # noqa: S603 - our program
+    ran = run_here(*arguments)
+    assert ran.code == 0, ran
+    return ran.err
 
 
 @pytest.mark.parametrize(
@@ -200,17 +193,16 @@ def _errors_of(arguments: Sequence[str]) -> str:
 def test_wrong_arguments_are_named(tmp_path: Path, more: list[str], message: str) -> None:
     """Each wrong choice is named with its cure, before anybody is asked, and nothing is made."""
     out = tmp_path / "out"
-    assert message in mtc(["request", "--server", "https://127.0.0.1:9/dir", "--out", str(out), *more], code=2)
+    assert message in mtc("request", "--server", "https://127.0.0.1:9/dir", "--out", out, *more, code=2)
     assert not out.exists()
 
 
-def test_documentation_names_what_there_is() -> None:
+def test_documentation_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/request.md names every option and no other, every variable of hooks, and every file of a version."""
     text = (ROOT / "docs" / "request.md").read_text("utf-8")
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "mtc", "request", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)  # noqa: S603 - ours
-    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    options = set(re.findall(r"--[a-z][a-z-]+", mtc("request", "--help"))) - {"--help"}
     named = set(re.findall(r"--[a-z][a-z-]+", text))
     short = {f"--classical{option}" for option in re.findall(r"`(-[a-z][a-z-]+)`", text)}
     assert named | short == options
@@ -224,20 +216,20 @@ def test_documentation_names_what_there_is() -> None:
 def test_http_is_for_this_machine(tmp_path: Path) -> None:
     """A server elsewhere is spoken to over HTTPS only."""
     options = ["request", "--server", "http://ca.example/dir", "--dns", "a.example.com", "--out", str(tmp_path)]
-    assert "no https URL" in mtc(options, code=2)
+    assert "no https URL" in mtc(*options, code=2)
 
 
 def test_failures_say_what_to_do(town: Town, tmp_path: Path) -> None:
     """A taken port names its holder, an untrusted server the option, an absent one is absent; cron waits, quietly."""
     with socket.create_server(("127.0.0.1", town.http_port)):
         options = [*town.options(tmp_path, "taken.example.com"), "--listen", "127.0.0.1"]
-        assert f"(pid {os.getpid()})" in mtc(options, code=1)
-        assert "waits after a failure" in mtc([*options, "--once"])
-    assert "issued" in mtc(options)
+        assert f"(pid {os.getpid()})" in mtc(*options, code=1)
+        assert "waits after a failure" in mtc(*options, "--once")
+    assert "issued" in mtc(*options)
     strange = ["request", "--server", town.directory, "--dns", "a.example.com", "--out", str(tmp_path)]
-    assert "--ca-file" in mtc(strange, code=1)
+    assert "--ca-file" in mtc(*strange, code=1)
     absent = ["request", "--server", f"https://127.0.0.1:{free_port()}/", "--dns", "a.example.com", "--out"]
-    assert "does not answer" in mtc([*absent, str(tmp_path)], code=1)
+    assert "does not answer" in mtc(*absent, tmp_path, code=1)
 
 
 def test_interrupted_order_is_taken_up(town: Town, tmp_path: Path) -> None:
@@ -254,7 +246,7 @@ def test_interrupted_order_is_taken_up(town: Town, tmp_path: Path) -> None:
     assert "the next run goes on from here" in told
     assert log.read_text() == "add\nremove\n"
     order = json.loads((tmp_path / "out" / "again.example.com" / "order" / "order.json").read_text())
-    assert "going on with the order that was under way" in _errors_of(options)
+    assert "going on with the order that was under way" in _errors_of(*options)
     state = json.loads((tmp_path / "out" / "again.example.com" / "current" / "state.json").read_text())
     assert state["order_url"] == order["url"]
 
@@ -277,7 +269,7 @@ def test_killed_runs_come_to_one_certificate(town: Town, tmp_path: Path) -> None
                 time.sleep(0.001)
             process.kill()
             process.communicate(timeout=PATIENCE_S)
-    mtc(options)
+    mtc(*options)
     verify_certificate(standalone(folder).der, town.trust, datetime.now(UTC), name="killed.example.com")
     assert len(list((folder / "versions").iterdir())) == 1
     assert tree_size() == before + 1
@@ -291,7 +283,7 @@ def test_daemon_gets_the_landmark_and_ends_cleanly(town: Town, tmp_path: Path) -
     command = [sys.executable, "-m", "mtc", *options]
     with _started(command) as process:
         _wait_until(lambda: log.exists() and "landmark" in log.read_text(), process)
-        busy = mtc([*town.options(tmp_path / "out", "daemon.example.com")], code=2)
+        busy = mtc(*town.options(tmp_path / "out", "daemon.example.com"), code=2)
         assert f"(pid {process.pid})" in busy
         process.send_signal(signal.SIGTERM)
         said, told = process.communicate(timeout=PATIENCE_S)
@@ -308,10 +300,10 @@ def test_classical_certificate_lies_beside(town: Town, tmp_path: Path) -> None:
         options = [*town.options(tmp_path / "out", "pair.example.com"), "--agree-terms", "--deploy-hook", script]
         fallback = ["--classical-server", pebble.directory_url, "--classical-ca-file", str(pebble.ca_file)]
         # Pebble looks at another port than the CA; a folder is served at neither.
-        said = mtc([*options, *fallback, "--json"], code=1)
+        said = run_here(*options, *fallback, "--json").out
         assert [item["outcome"] for item in json.loads(said.splitlines()[0])["certificates"]] == ["new", "failed"]
         options[options.index("--http-port") + 1] = str(pebble.http_port)
-        said = mtc([*options, *fallback, "--json"])
+        said = mtc(*options, *fallback, "--json")
     assert [item["outcome"] for item in json.loads(said)["certificates"]] == ["kept", "new"]
     current = tmp_path / "out" / "pair.example.com" / "current"
     assert b"BEGIN CERTIFICATE" in (current / "classical" / "fullchain.pem").read_bytes()

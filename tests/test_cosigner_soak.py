@@ -16,6 +16,8 @@ from tests.soak_town import town_in
 from mtc.ca.cosigning.config import QuorumTable
 from mtc.errors import Reason, Rejected
 
+pytestmark = pytest.mark.usefixtures("near_commands")
+
 SHORT = ("kill cosigner", "silence cosigner", "below-quorum", "cut ca", "kill ca", "mixed")
 SHORT_LOCAL = ("kill cosigner", "stop cosigner", "below-quorum processes", "stop ca", "kill ca", "mixed processes")
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
@@ -59,7 +61,7 @@ def _soak(folder: Path, seed: int, hold: tuple[float, float], seconds: float | N
 
 def test_faults_come_and_go(tmp_path: Path) -> None:
     """No certificate leaves without its quorum, nobody signs two views, and issuance goes on by itself."""
-    _soak(tmp_path / "town", 1, (0.8, 2.5), None)
+    _soak(tmp_path / "town", 1, (0.4, 1.2), None)
 
 
 @pytest.mark.slow

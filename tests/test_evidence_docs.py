@@ -25,7 +25,7 @@ def names_in(file: str) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-@pytest.mark.parametrize(("file", "name"), NAMED, ids="::".join)
+@pytest.mark.parametrize(("file", "name"), NAMED, ids=["::".join(pair) for pair in NAMED])
 def test_named_tests_exist(file: str, name: str) -> None:
     """Each test that docs/security.md names stands in the file that it names."""
     assert name.startswith("test_")

@@ -66,7 +66,9 @@ ROOMS: dict[tuple[str, int], Room] = {
     ("log", 3): _room(f"{FORMATS} store web", "the sequencer; cosignatures are handed in"),
     ("cosign", 3): _room(f"{FORMATS} signer store web", "servers and clients; keys lie in files as a signer's do"),
     ("signer", 3): _room(f"{FORMATS} store web", "the process that holds the key; its machine comes with the room"),
-    ("trust", 3): _room(f"{FORMATS} store web", "the updater fetches and persists"),
+    ("trust", 3): _room(
+        f"{FORMATS} cosign store web", "the updater fetches, persists, and keeps evidence of two views"
+    ),
     ("tls", 3): _room(f"{FORMATS} trust web", "adapters to OpenSSL"),
     ("ca", 4): _room(SHELLS, "a program composes what is below"),
     ("acme", 4): _room(f"{SHELLS} ca", "the ACME server is a front of the CA"),

@@ -31,7 +31,7 @@ def read_extensions(kernel: Kernel, *extensions: bytes) -> ExtensionScan:
     """Return what is read from the extensions, which stand in the middle of other bytes."""
     data = b"".join(extensions)
     value = kernel.scan_extensions(b"before" + data + b"behind", 6, 6 + len(data))
-    return ExtensionScan(*value)  # type: ignore[arg-type]  # a plain tuple in this order
+    return ExtensionScan(*value)
 
 
 def test_no_extensions_read_as_nothing(kernel: Kernel) -> None:

@@ -76,7 +76,7 @@ def scan(kernel: Kernel, der: bytes, issuers: dict[bytes, IssuerFormat] | None =
     scanner = kernel.scanner(MADE if issuers is None else issuers)
     value = scanner.scan(der)
     assert scanner.scan_many([der, der]) == [value, value]
-    return Scan(*value)  # type: ignore[arg-type]  # the kernels return plain tuples in this order
+    return Scan(*value)
 
 
 # Foreign certificates.
@@ -90,14 +90,14 @@ def test_foreign_certificates_scan(load_vectors: LoadVectors, kernel: Kernel) ->
         info = case["info"]
         if not info:
             continue
-        found = Scan(*scanner.scan(der))  # type: ignore[arg-type]  # the kernels return plain tuples in this order
+        found = Scan(*scanner.scan(der))
         assert found.entry_hash.hex() == info["entry_hash"], case["name"]
         assert found.root.hex() == info["subtree_hash"], case["name"]
         assert (found.start, found.end) == (info["start"], info["end"])
         assert found.serial == info["log"] << 48 | info["index"]
         assert (found.signatures_start == len(der)) == (not info["cosigners"])
         assert found.not_before < found.not_after
-        read = ExtensionScan(*kernel.scan_extensions(der, found.extensions_start, found.extensions_end))  # type: ignore[arg-type]  # a plain tuple in this order
+        read = ExtensionScan(*kernel.scan_extensions(der, found.extensions_start, found.extensions_end))
         assert read.unknown_critical is None
         counts[read.key_usage, read.purposes, bool(read.dns_names)] += 1
     # The entry at index 32 has no extensions.

@@ -30,7 +30,8 @@ from mtc.web import ClockGuard
 
 HASHER = active_kernel().hasher("sha256")
 ROUNDS = (("a", "b"), ("b", "c"), ("d",))
-STATES = 12
+STATES = 6
+MANY_STATES = pytest.param(24, marks=pytest.mark.slow, id="many")
 Story = Callable[[FileStore, object, FakeClock, list[TreeToSign], dict[str, int]], Awaitable[None]]
 """Disks looked at per crash; the emptiest, the fullest, and others drawn by chance."""
 
@@ -128,13 +129,14 @@ async def published(store: FileStore) -> list[bytes]:
     return entries
 
 
-async def crash_at(
+async def crash_at(  # noqa: PLR0913 - what makes one crash unlike another
     number: int,
     *,
     keeps_last: bool = False,
     seed: int = 0,
     new_disk: Callable[[], ModelDisk] = ModelDisk,
     story: Story = live,
+    limit: int = STATES,
 ) -> tuple[bool, int]:
     """Stop the machine at a system call, and go on from each disk that may be left. Returns whether it was reached."""
     disk, clock = new_disk(), FakeClock()
@@ -150,7 +152,7 @@ async def crash_at(
     else:
         return False, 0
     states = 0
-    for left in disk.crash_states(STATES if story is live else STATES // 3, seed=seed):
+    for left in disk.crash_states(limit if story is live else limit // 2, seed=seed):
         after, again = list(trees), dict(told)
         later = FakeClock()
         later.advance((clock.now() - later.now()).total_seconds() + 1)
@@ -174,29 +176,31 @@ def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "to_thread", in_place)
 
 
+@pytest.mark.parametrize("limit", [pytest.param(STATES, id="few"), MANY_STATES])
 @pytest.mark.parametrize("keeps_last", [False, True], ids=["lost", "kept"])
-def test_every_crash_of_the_sequencer(keeps_last: bool) -> None:  # noqa: FBT001
+def test_every_crash_of_the_sequencer(keeps_last: bool, limit: int) -> None:  # noqa: FBT001
     """At every system call of three rounds the machine stops; from what is left all goes on, and nothing is lost."""
 
     async def run() -> None:
         total = 0
         for number in range(10_000):
-            is_reached, states = await crash_at(number, keeps_last=keeps_last, seed=number)
+            is_reached, states = await crash_at(number, keeps_last=keeps_last, seed=number, limit=limit)
             total += states
             if not is_reached:
                 break
         assert number > 60, "the story has fewer system calls than expected"
-        assert total > 500
+        assert total > 40 * limit
 
     asyncio.run(run())
 
 
-def test_every_crash_of_a_sequencer_that_runs_ahead() -> None:
+@pytest.mark.parametrize("limit", [pytest.param(STATES, id="few"), MANY_STATES])
+def test_every_crash_of_a_sequencer_that_runs_ahead(limit: int) -> None:
     """The same with rounds that are owed in between: none is forgotten, and no place is told before its quorum."""
 
     async def run() -> None:
         for number in range(10_000):
-            is_reached, _ = await crash_at(number, seed=number, story=live_ahead)
+            is_reached, _ = await crash_at(number, seed=number, story=live_ahead, limit=limit)
             if not is_reached:
                 break
         assert number > 90, "the story has fewer system calls than expected"

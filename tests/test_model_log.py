@@ -367,6 +367,15 @@ class Story:
     evidence_s: int = 0
 
 
+async def _settle() -> None:
+    """Let everybody go on until all wait at gates: nothing here waits for time, threads or sockets."""
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # whether others are about to run
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+        if not ready:
+            return
+
+
 async def play(story: Story, decisions: Sequence[int]) -> list[int]:
     """Play a story by decisions; beyond them the first option is taken. Returns how many options each step had."""
     world = World(mistakes=story.mistakes, evidence_s=story.evidence_s)
@@ -374,8 +383,7 @@ async def play(story: Story, decisions: Sequence[int]) -> list[int]:
     lives = [asyncio.create_task(script(world, number, keys)) for number, (script, keys) in enumerate(story.scripts)]
     faults, switches, running = story.faults, story.switches, 0
     while True:
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
+        await _settle()
         waiting = [gate for gate in world.gates if not lives[gate.process].done()]
         if not waiting:
             break

@@ -152,7 +152,7 @@ def test_no_certificate_is_lost_or_invented(outages: list[tuple[int, int]], retr
 
 
 @given(st.integers(1, 12), st.sampled_from((1, 2, 3, 4, 6)), st.integers(1, 500), st.integers(0, 5000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_bytes_of_clients_always_online_follow_the_formula(
     update_h: int, interval_h: int, cas: int, proof_bytes: int
 ) -> None:
@@ -160,7 +160,7 @@ def test_bytes_of_clients_always_online_follow_the_formula(
     clients = replace(ALWAYS, update_interval=update_h * HOUR)
     group = replace(WEEK, count=cas, landmark_interval=interval_h * HOUR)
     service = UpdateService(proof_bytes=proof_bytes, base_bytes=1000)
-    outcome = simulate(scenario_of(clients, group, service=service, days=6))
+    outcome = simulate(scenario_of(clients, group, service=service, days=6, step=HOUR))
     updates = 24 / update_h
     news = min(updates, 24 / interval_h)
     expected = cas * (24 / interval_h * 64 + news * proof_bytes) + updates * 1000
@@ -334,6 +334,8 @@ def stormy() -> Scenario:
     return replace(
         web_scenario(10**9, 7),
         duration=6 * DAY,
+        # A coarse step: none of the laws below depends on it, and the cost falls with its square.
+        step=HOUR,
         outages=(
             Outage(failure=Failure.SERVICE, start=DAY, length=18 * HOUR),
             Outage(failure=Failure.CA, start=3 * DAY, length=9 * HOUR, group="7-day"),
@@ -341,6 +343,12 @@ def stormy() -> Scenario:
         ),
         service=UpdateService(proof_bytes=5000),
     )
+
+
+@pytest.fixture(scope="module")
+def stormy_outcome(stormy: Scenario) -> Outcome:
+    """What comes of it."""
+    return simulate(stormy)
 
 
 def assert_same(one: Outcome, other: Outcome) -> None:
@@ -353,9 +361,9 @@ def assert_same(one: Outcome, other: Outcome) -> None:
         assert mine.staleness_p99_s == pytest.approx(theirs.staleness_p99_s)
 
 
-def test_grouping_makes_no_difference(stormy: Scenario) -> None:
+def test_grouping_makes_no_difference(stormy: Scenario, stormy_outcome: Outcome) -> None:
     """A class or group cut in two, by name or by a hair, has the outcome of the whole."""
-    whole = simulate(stormy)
+    whole = stormy_outcome
     classes = tuple(
         replace(one, name=f"{one.name}-{half}", count=one.count // 2) for one in stormy.classes for half in "ab"
     )
@@ -370,12 +378,12 @@ def test_grouping_makes_no_difference(stormy: Scenario) -> None:
         assert mine.egress_bits_per_s == pytest.approx(theirs.egress_bits_per_s, rel=1e-6)
 
 
-def test_equal_groups_share_a_timeline_only_while_nothing_differs(stormy: Scenario) -> None:
+def test_equal_groups_share_a_timeline_only_while_nothing_differs(stormy: Scenario, stormy_outcome: Outcome) -> None:
     """Groups that are alike count together, unless one of them fails alone."""
     short, long = stormy.groups
     halves = (replace(short, count=1), replace(short, name="rest", count=short.count - 1), long)
     whole = replace(stormy, groups=halves, outages=(*stormy.outages, replace(stormy.outages[1], group="rest")))
-    assert_same(simulate(stormy), simulate(whole))
+    assert_same(stormy_outcome, simulate(whole))
     alone = simulate(replace(whole, outages=stormy.outages))
     other = replace(halves[1], certificates=1_000_001)
     apart = simulate(replace(whole, outages=stormy.outages, groups=(halves[0], other, long)))
@@ -383,9 +391,9 @@ def test_equal_groups_share_a_timeline_only_while_nothing_differs(stormy: Scenar
     assert alone.bytes_per_client_day == pytest.approx(apart.bytes_per_client_day, rel=1e-6)
 
 
-def test_outcome_is_exact_shares_and_repeats(stormy: Scenario) -> None:
+def test_outcome_is_exact_shares_and_repeats(stormy: Scenario, stormy_outcome: Outcome) -> None:
     """Shares make one whole everywhere, and a second run says the same to the last bit."""
-    outcome = simulate(stormy)
+    outcome = stormy_outcome
     for shares in (outcome.shares, *(one.shares for one in outcome.classes), *(one.shares for one in outcome.series)):
         parts = (shares.landmark_relative, shares.standalone, shares.fallback)
         assert sum(parts) == pytest.approx(1)
@@ -426,9 +434,10 @@ def test_cohorts_agree_with_every_client_one_by_one(name: str) -> None:
     scenario = scenario_of(clients, replace(group, count=3), *outages, service=service, days=6, step=HOUR / 4)
     outcome = simulate(scenario)
     town = Town(scenario, 1, clients=3000, servers=3000)
+    stale, tries = [], 2000
     for start_h in range(0, 144, 12):
-        tries = 6000
         found = town.shares(start_h, start_h + 12, tries)
+        stale.append(found["staleness_h"])
         moments = [one.shares for one in outcome.series if start_h * 3600 <= one.at_s < (start_h + 12) * 3600]
         for kind in ("landmark_relative", "standalone", "fallback"):
             expected = sum(getattr(shares, kind) for shares in moments) / len(moments)
@@ -438,7 +447,7 @@ def test_cohorts_agree_with_every_client_one_by_one(name: str) -> None:
     updates, size = town.traffic()
     assert outcome.classes[0].updates_per_day == pytest.approx(updates, rel=0.02)
     assert outcome.bytes_per_client_day == pytest.approx(size, rel=0.02)
-    assert outcome.staleness.mean_s / 3600 == pytest.approx(town.shares(0, 144, 20_000)["staleness_h"], rel=0.04)
+    assert outcome.staleness.mean_s / 3600 == pytest.approx(sum(stale) / len(stale), rel=0.04)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from tests.commands import mtc
 from tests.cosigning import WITNESS, Asker, Running, World
 from tests.note_keys import CA, LOG, MIRROR, TestSigner
 from tests.split_views import ORIGIN, SplitViewCA, signed
@@ -44,7 +45,7 @@ from mtc.errors import Error, ProofError
 from mtc.merkle import prove_consistency
 from mtc.note import Checkpoint, Note, Quorum, parse_note
 from mtc.store import MemoryRegister, MemoryStore
-from mtc.testing.fleet import Member, fleet_in, run_mtc
+from mtc.testing.fleet import Member, fleet_in
 from mtc.tiles import EntryBundle
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -487,15 +488,17 @@ PARTIES = (("witness", "w1", 81), ("witness", "w2", 82), ("mirror", "m1", 83))
 """Role, name and number of each cosigner."""
 
 
+@pytest.mark.usefixtures("near_commands")
 def test_real_processes_keep_bundles_that_the_command_verifies(tmp_path: Path) -> None:
     """Two witnesses and a mirror, started as an operator would, refuse the other view; `mtc evidence` says why."""
     a, b = views(5, 300)
     with fleet_in(tmp_path) as fleet:
         members = [fleet.add_cosigner(role, name, f"32473.{number}") for role, name, number in PARTIES]
         for member in members:
-            run_mtc([member.role, "add-log", str(member.folder), "--vkey", CA.key.encode()])
-            member.start()
+            mtc(member.role, "add-log", member.folder, "--vkey", CA.key.encode())
+            member.start(wait=False)
         for member, own, other in zip(members, (a, a, b), (b, b, a), strict=True):
+            member.wait_until_up()
             assert post(member, "add-checkpoint", own.add_checkpoint(0, 300)) == 200
             if member.role == "mirror":
                 assert post(member, "add-entries", own.upload(0, 300)) == 200
@@ -503,7 +506,7 @@ def test_real_processes_keep_bundles_that_the_command_verifies(tmp_path: Path) -
         fleet.stop()
         for member in members:
             (bundle,) = (member.folder / "private" / "evidence").glob("*.json")
-            story = json.loads(run_mtc(["evidence", "verify", "--proof", "--json", str(bundle)]))
+            story = json.loads(mtc("evidence", "verify", "--proof", "--json", bundle))
             assert (story["kind"], story["subject"]) == ("split-view", CA.key.encode())
             assert {item["digest"] for item in story["statements"]} == {a.root(300).hex(), b.root(300).hex()}
 
@@ -512,7 +515,7 @@ def post(member: Member, endpoint: str, body: bytes) -> int:
     """Send a request to a process; return the status."""
     request = Request(f"{member.url}/{endpoint}", body, {"Content-Type": "application/octet-stream"})  # noqa: S310 - our own loopback address
     try:
-        with urlopen(request, timeout=20) as answer:  # noqa: S310 - our own loopback address
+        with urlopen(request, timeout=60) as answer:  # noqa: S310 - our own loopback address
             return int(answer.status)
     except HTTPError as error:
         with error:

@@ -92,7 +92,7 @@ def test_hello_may_span_records(size: int) -> None:
     split = records(data[5:], size)
     assert find_client_hello(split) == body
     assert find_client_hello(split + b"\x16\x03\x03\x00\x01\x02") == body
-    for end in range(len(split)):
+    for end in (*range(0, len(split), 1 + len(split) // 400), len(split) - 1):
         assert find_client_hello(split[:end]) is None
 
 

@@ -1,4 +1,4 @@
-"""The stdlib back end over sockets, under the libraries that people use, unchanged."""
+"""Both back ends over sockets, under the libraries that people use, unchanged."""
 
 import asyncio
 import contextlib
@@ -7,16 +7,23 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import httpx
 import pytest
+import requests
+import requests.adapters
+import urllib3
+import uvloop
 from tests.tls_pairs import CLOCK, LANDMARK, LOCAL, classical, landmark, leaf_key, standalone, tls_ca, trust_classical
 
 from mtc.cert import CertificateChain
 from mtc.errors import FormatError, Reason, Rejected, UsageError
 from mtc.tls import (
+    BackEndName,
     ClientContext,
     Match,
     ServerContext,
@@ -39,16 +46,28 @@ def up_to_date() -> TrustStore:
     return ca.store(subtrees=[ca.trusted_subtree(0, 8, landmark=LANDMARK)])
 
 
-def our_client(store: TrustStore | None = None) -> ClientContext:
+@pytest.fixture(params=["stdlib", "pyopenssl"])
+def back_end(request: pytest.FixtureRequest) -> BackEndName:
+    """Run a test on each back end."""
+    return "stdlib" if request.param == "stdlib" else "pyopenssl"
+
+
+def our_client(store: TrustStore | None = None, back_end: BackEndName | None = None) -> ClientContext:
     """Return a client."""
-    context = client_context(store or up_to_date(), clock=CLOCK)
+    context = client_context(store or up_to_date(), clock=CLOCK, back_end=back_end)
     trust_classical(context)
     return context
 
 
-def our_server() -> ServerContext:
+def our_server(back_end: BackEndName | None = None) -> ServerContext:
     """Return a server with both forms and a fallback."""
-    return server_context([landmark(tls_ca()), standalone(tls_ca())], fallback=classical(), clock=CLOCK)
+    paths = [landmark(tls_ca()), standalone(tls_ca())]
+    return server_context(paths, fallback=classical(), clock=CLOCK, back_end=back_end)
+
+
+def stranger(back_end: BackEndName) -> ClientContext:
+    """Return a client that trusts nobody."""
+    return client_context(TrustStore(), classical=False, clock=CLOCK, back_end=back_end)
 
 
 @contextlib.contextmanager
@@ -90,24 +109,93 @@ def fetch(url: str, context: ssl.SSLContext) -> bytes:
         return bytes(answer.read())
 
 
-def test_urllib() -> None:
+def is_unknown_ca(error: BaseException) -> bool:
+    """Tell whether a library's exception has our report in it, and our reason."""
+    report = client_report(error)
+    return report is not None and isinstance(report.failure, Rejected) and report.failure.reason is Reason.UNKNOWN_CA
+
+
+def test_urllib(back_end: BackEndName) -> None:
     """`urllib.request` takes the context; a refusal is its URLError, and the report is found in it."""
     seen: list[ServerReport | None] = []
-    with serving(our_server(), seen) as url:
-        assert fetch(url, our_client()) == b"hello"
-        stranger = client_context(TrustStore(), clock=CLOCK)
-        with pytest.raises(urllib.error.URLError, match="self-signed"):
-            fetch(url, stranger)
+    nobody = stranger(back_end)
+    with serving(our_server(back_end), seen) as url:
+        assert fetch(url, our_client(back_end=back_end)) == b"hello"
+        with pytest.raises(urllib.error.URLError, match="classical certificate"):
+            fetch(url, nobody)
     assert seen[0] is not None
     assert seen[0].selection is not None
     assert seen[0].selection.match is Match.LANDMARK_GROUP
-    with serving(server_context([standalone(tls_ca())], clock=CLOCK)) as url:
+    with serving(server_context([standalone(tls_ca())], clock=CLOCK, back_end=back_end)) as url:
         with pytest.raises(urllib.error.URLError, match="no CA of the trust store") as caught:
-            fetch(url, stranger)
-        report = client_report(caught.value)
-        assert report is not None
-        assert isinstance(report.failure, Rejected)
-        assert report.failure.reason is Reason.UNKNOWN_CA
+            fetch(url, nobody)
+        assert is_unknown_ca(caught.value)
+
+
+def test_urllib3(back_end: BackEndName) -> None:
+    """A urllib3 pool takes the context; a refusal is its MaxRetryError, and the report is found in it."""
+    with serving(our_server(back_end)) as url, urllib3.PoolManager(ssl_context=our_client(back_end=back_end)) as pool:
+        assert pool.request("GET", url, timeout=10).data == b"hello"
+    lonely = server_context([standalone(tls_ca())], clock=CLOCK, back_end=back_end)
+    with serving(lonely) as url, urllib3.PoolManager(ssl_context=stranger(back_end)) as pool:
+        with pytest.raises(urllib3.exceptions.MaxRetryError, match="no CA of the trust store") as caught:
+            pool.request("GET", url, timeout=10, retries=0)
+        assert is_unknown_ca(caught.value)
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """An adapter of requests with a context, as documented there."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        """Take the context."""
+        self.context = context
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - of requests
+        """Hand it over."""
+        super().init_poolmanager(*arguments, ssl_context=self.context, **named)
+
+
+def test_requests(back_end: BackEndName) -> None:
+    """An adapter of requests takes the context; a refusal is its SSLError, and the report is found in it."""
+    with serving(our_server(back_end)) as url, requests.Session() as session:
+        session.trust_env = False
+        session.mount("https://", Adapter(our_client(back_end=back_end)))
+        assert session.get(url, timeout=10).content == b"hello"
+    lonely = server_context([standalone(tls_ca())], clock=CLOCK, back_end=back_end)
+    with serving(lonely) as url, requests.Session() as session:
+        session.trust_env = False
+        session.mount("https://", Adapter(stranger(back_end)))
+        with pytest.raises(requests.exceptions.SSLError, match="no CA of the trust store") as caught:
+            session.get(url, timeout=10)
+        assert is_unknown_ca(caught.value)
+
+
+async def httpx_get(url: str, context: ssl.SSLContext) -> bytes:
+    """Fetch a page with the asynchronous client of httpx."""
+    async with httpx.AsyncClient(verify=context, trust_env=False) as session:
+        return (await session.get(url)).content
+
+
+def test_httpx(back_end: BackEndName) -> None:
+    """Both clients of httpx take the context; a refusal is a ConnectError, and the report is found in it."""
+    with serving(our_server(back_end)) as url:
+        ours = our_client(back_end=back_end)
+        with httpx.Client(verify=ours, trust_env=False) as session:
+            answer = session.get(url)
+            assert answer.content == b"hello"
+        assert asyncio.run(httpx_get(url, ours)) == b"hello"
+    with serving(server_context([standalone(tls_ca())], clock=CLOCK, back_end=back_end)) as url:
+        nobody = stranger(back_end)
+        with (
+            httpx.Client(verify=nobody, trust_env=False) as session,
+            pytest.raises(httpx.ConnectError, match="no CA of the trust store") as caught,
+        ):
+            session.get(url)
+        assert is_unknown_ca(caught.value)
+        with pytest.raises(httpx.ConnectError) as caught:
+            asyncio.run(httpx_get(url, nobody))
+        assert is_unknown_ca(caught.value)
 
 
 def test_retry_with_what_the_server_has() -> None:
@@ -121,7 +209,7 @@ def test_retry_with_what_the_server_has() -> None:
             fetch(url, context)
         report = client_report(caught.value)
         assert report is not None
-        assert str(report.retry) == "32473.1.1.1.5"
+        assert str(report.retry) == "32473.1"
         with pytest.raises(urllib.error.URLError) as caught, context.asking(ca.anchor.child(1, 1, LANDMARK)):
             fetch(url, context)
         report = client_report(caught.value)
@@ -137,19 +225,18 @@ async def aiohttp_get(url: str, context: ssl.SSLContext) -> bytes:
         return await answer.read()
 
 
-def test_aiohttp() -> None:
+def test_aiohttp(back_end: BackEndName) -> None:
     """Aiohttp takes the context; a refusal is its certificate error, and the report is found in it."""
-    with serving(our_server()) as url:
-        assert asyncio.run(aiohttp_get(url, our_client())) == b"hello"
-    with serving(server_context([standalone(tls_ca())], clock=CLOCK)) as url:
+    with serving(our_server(back_end)) as url:
+        assert asyncio.run(aiohttp_get(url, our_client(back_end=back_end))) == b"hello"
+    with serving(server_context([standalone(tls_ca())], clock=CLOCK, back_end=back_end)) as url:
         with pytest.raises(aiohttp.ClientConnectorCertificateError) as caught:
-            asyncio.run(aiohttp_get(url, client_context(TrustStore(), clock=CLOCK)))
-        report = client_report(caught.value)
-        assert report is not None
-        assert isinstance(report.failure, Rejected)
+            asyncio.run(aiohttp_get(url, stranger(back_end)))
+        assert is_unknown_ca(caught.value)
 
 
-def test_asyncio_on_both_sides() -> None:
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_asyncio_on_both_sides(back_end: BackEndName, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Streams of asyncio work with both contexts, with many connections at once, and give the reports."""
 
     async def run() -> list[tuple[bytes, Form | None]]:
@@ -174,15 +261,16 @@ def test_asyncio_on_both_sides() -> None:
             await writer.wait_closed()
             return text, None if report.verified is None else report.verified.form
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=our_server())
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=our_server(back_end))
         port = server.sockets[0].getsockname()[1]
-        contexts = [our_client(), our_client(tls_ca().store()), our_client(TrustStore())]
+        contexts = [our_client(store, back_end) for store in (up_to_date(), tls_ca().store(), TrustStore())]
         async with asyncio.timeout(30), server:
             results = await asyncio.gather(*(ask(port, contexts[number % 3]) for number in range(60)))
         assert sorted(set(selected)) == [Match.LANDMARK_GROUP, Match.ID, Match.FALLBACK]
         return results
 
-    results = asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        results = runner.run(run())
     expected = [Form.LANDMARK_RELATIVE, Form.STANDALONE, None]
     assert results == [(b"echo", expected[number % 3]) for number in range(60)]
 

@@ -6,13 +6,14 @@ from datetime import timedelta
 
 import pytest
 from tests.makers import CLIENT_AUTH, NOW, Leaf, SmallCA
-from tests.tls_pairs import (
+from tests.tls_pairs import (  # noqa: F401 - a fixture for the whole module
     CLOCK,
     LANDMARK,
     StoppedClock,
     classical,
     connect,
     landmark,
+    no_system_roots,
     standalone,
     tls_ca,
     trust_classical,

@@ -194,10 +194,12 @@ def test_clients_ask_for_the_newest_landmark_of_each_log() -> None:
 
 
 def test_retry_takes_the_first_that_is_trusted() -> None:
-    """One retry, for one ID: the first in the server's list that the client could verify by."""
+    """One retry, for one ID of the server's list that the client could verify by, first one that it had not covered."""
     store = CA.store(subtrees=[CA.trusted_subtree(0, 8, landmark=5, expiry=int(NOW.timestamp()))])
     listed = asking("32473.2", "32473.1.1.1.4", "32473.1.1.1.5", "32473.1")
-    assert plan_retry(store, NOW, listed, is_retry=False) == TrustAnchorID.parse("32473.1.1.1.5")
+    assert plan_retry(store, NOW, listed, is_retry=False) == CA.anchor
+    covered = asking("32473.1.1.1.4", "32473.1.1.1.5")
+    assert plan_retry(store, NOW, covered, is_retry=False) == TrustAnchorID.parse("32473.1.1.1.5")
     late = NOW + timedelta(seconds=1)
     assert plan_retry(store, late, listed, is_retry=False) == CA.anchor
     assert plan_retry(store, NOW, listed, is_retry=True) is None

@@ -33,6 +33,7 @@ from mtc.trust.updates import (
     Update,
     UpdateState,
     bulk_parts,
+    encode_anchors,
     prove_bulk,
     verify_bulk,
 )
@@ -259,5 +260,10 @@ def test_what_a_week_of_hours_costs() -> None:
     state = take(signed, held, trust=TRUSTING).state
     landmarks = len(state.encode()) - len(policy.encode())
     assert 169 * 2 * 32 < landmarks < 11_900
+    # What would convict the log stands beside the state: one tree with two cosignatures, and one proof.
+    asked = take(update_of(policy, log.proven(), version=SECONDS)).state
+    (anchor,) = asked.anchors
+    assert len(anchor.proof) < 24
+    assert len(encode_anchors([anchor])) - 2 * signatures < 900
     whole = update_of(policy, after)
     assert len(whole) - len(policy.encode()) < 70_000

@@ -1,18 +1,28 @@
 """The whole way as operators go it: CA, mirror and update service as processes, a relying party as commands."""
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+from tests.commands import Run, run_program
 from tests.makers import make_key
 
-from mtc.testing.fleet import Fleet, Member, fleet_in, free_port, run_mtc
+from mtc.testing.fleet import Fleet, Member, fleet_in, free_port
 from mtc.wire import PEMBlock, encode_pem
 
 WAIT_S = 60.0
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command of `mtc`; only what goes on by itself is a process here."""
+    return run_program(monkeypatch, capfd)
 
 
 def until(check: Callable[[], object], what: str) -> None:
@@ -20,81 +30,108 @@ def until(check: Callable[[], object], what: str) -> None:
     end = time.monotonic() + WAIT_S
     while not check():
         assert time.monotonic() < end, f"{what} did not happen in {WAIT_S:.0f} s"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
-def mtc(*arguments: str) -> tuple[int, dict[str, object]]:
-    """Run a command with --json; return its exit code and what it says."""
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "mtc", *arguments, "--json"], capture_output=True, text=True, timeout=WAIT_S, check=False
-    )
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+def make_member(fleet: Fleet, run: Run, role: str, *options: str) -> Member:
+    """Make the folder of a party."""
+    member = Member(role, role, fleet.folder / role, free_port())
+    made = run(role, "init", member.folder, "--json", *options)
+    assert made.code == 0, made.err
+    member.vkey = made.json["vkeys"][0] if role == "mirror" else ""
+    fleet.members[role] = member
+    return member
 
 
-def start_all(fleet: Fleet) -> tuple[Member, Member]:
-    """Start a CA with a mirror, and an update service for it."""
-    ca = fleet.add_ca("32473.1", "--round-interval", "50ms", "--landmark-interval", "1s")
-    mirror = fleet.add_cosigner("mirror", "m1", "32473.8")
-    fleet.introduce(follow=True)
-    for member in (mirror, ca):
-        member.start()
-    updates = Member("updates", "updates", fleet.folder / "updates", free_port())
-    run_mtc(["updates", "init", str(updates.folder), "--listen", f"127.0.0.1:{updates.port}"])
+def start_all(fleet: Fleet, run: Run) -> tuple[Member, Member]:
+    """Start a CA with a mirror, and an update service for it, all at once."""
+    ca = make_member(fleet, run, "ca", "--id", "32473.1", "--round-interval", "50ms", "--landmark-interval", "1s")
+    mirror = make_member(fleet, run, "mirror", "--id", "32473.8")
+    updates = make_member(fleet, run, "updates")
+    certificate = ca.folder / "ca.pem"
     config = updates.folder / "updates.toml"
     config.write_text(config.read_text().replace('"60s"', '"1s"').replace('"10s"', '"1s"'))
-    run_mtc(["updates", "add-ca", str(updates.folder), "--ca", ca.url, "--mirror", f"{mirror.url}={mirror.vkey}"])
-    fleet.members["updates"] = updates
-    updates.start()
+    which = ["--ca", certificate, "--url", ca.url, "--mirror", f"{mirror.url}={mirror.vkey}"]
+    who = ["--name", "m1", "--role", "mirror", "--vkey", mirror.vkey, "--url", mirror.url]
+    for command in (
+        ["mirror", "add-log", mirror.folder, "--ca", certificate, "--url", ca.url, "--follow"],
+        ["ca", "add-cosigner", ca.folder, *who],
+        ["updates", "add-ca", updates.folder, *which],
+    ):
+        done = run(*command)
+        assert done.code == 0, done.err
+    for member in fleet.members.values():
+        member.start(wait=False)
+    for member in fleet.members.values():
+        member.wait_until_up()
     return ca, updates
 
 
-def issue(fleet: Fleet, ca: Member, name: str) -> Path:
+def issue(fleet: Fleet, run: Run, ca: Member, name: str) -> Path:
     """Have a certificate issued in the landmark-relative form; return its file."""
     key, out = fleet.folder / "leaf.pem", fleet.folder / f"{name}.pem"
     key.write_bytes(encode_pem([PEMBlock("PUBLIC KEY", make_key("ecdsa-p256-sha256", 7).public_key)]))
-    what = ["--public-key", str(key), "--dns", name, "--lifetime", "1h", "--form", "landmark", "--out", str(out)]
-    run_mtc(["ca", "issue", str(ca.folder), *what])
+    what = ["--public-key", key, "--dns", name, "--lifetime", "1h", "--form", "landmark", "--out", out]
+    done = run("ca", "issue", ca.folder, *what)
+    assert done.code == 0, done.err
     return out
 
 
-def test_from_the_landmark_to_the_verified_certificate(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def daemon(folder: Path, metrics: Path, out: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a relying party that updates by itself, every second. out: what it says."""
+    command = [sys.executable, "-m", "mtc", "trust", "update", str(folder), "--daemon", "--interval", "1", "--json"]
+    with out.open("wb") as said:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [*command, "--metrics", str(metrics)], stdout=said, stderr=subprocess.DEVNULL
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def lines_of(file: Path) -> list[dict[str, object]]:
+    """Return the whole lines of JSON in a file."""
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_from_the_landmark_to_the_verified_certificate(tmp_path: Path, run: Run) -> None:
     """A client that trusts nobody but pinned keys learns landmarks whole and by delta, and survives everybody's end."""
     with fleet_in(tmp_path) as fleet:
-        ca, updates = start_all(fleet)
-        first = issue(fleet, ca, "one.example")
-        client = str(tmp_path / "client")
-        key = str(updates.folder / "policy.pub.pem")
-        run_mtc(["trust", "init", client, "--url", updates.url, "--policy-key", key])
-        assert mtc("trust", "show", client)[0] == 1
-        until(lambda: mtc("trust", "update", client)[1].get("logs"), "the first landmark")
-        assert mtc("trust", "update", client, "--metrics", str(tmp_path / "trust.prom"))[0] == 0
-        assert 'mtc_trust_staleness{staleness="fresh"} 1.0' in (tmp_path / "trust.prom").read_text()
-        code, shown = mtc("trust", "show", client)
-        assert (code, shown["staleness"]) == (0, "fresh")
-        store = tmp_path / "trust.json"
-        store.write_text(run_mtc(["trust", "show", client, "--store"]))
-        assert json.loads(run_mtc(["verify", str(first), "--trust", str(store), "--name", "one.example", "--json"]))
+        ca, updates = start_all(fleet, run)
+        first = issue(fleet, run, ca, "one.example")
+        client, store = tmp_path / "client", tmp_path / "trust.json"
+        run("trust", "init", client, "--url", updates.url, "--policy-key", updates.folder / "policy.pub.pem")
+        assert run("trust", "show", client).code == 1
+        until(lambda: run("trust", "update", client, "--json").json.get("logs"), "the first landmark")
+        shown = run("trust", "show", client, "--json")
+        assert (shown.code, shown.json["staleness"]) == (0, "fresh")
+        store.write_text(run("trust", "show", client, "--store").out)
+        assert run("verify", first, "--trust", store, "--name", "one.example").code == 0
 
-        second = issue(fleet, ca, "two.example")
-        taken: list[dict[str, object]] = []
+        metrics, said = tmp_path / "trust.prom", tmp_path / "daemon.jsonl"
+        with daemon(client, metrics, said) as process:
+            second = issue(fleet, run, ca, "two.example")
+            until(lambda: any(look.get("new") and look["delta"] for look in lines_of(said)), "a delta by itself")
+            assert not any(look.get("findings") for look in lines_of(said))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_S) == 0
+        assert 'mtc_trust_staleness{staleness="fresh"} 1.0' in metrics.read_text()
+        store.write_text(run("trust", "show", client, "--store").out)
+        assert run("verify", second, "--trust", store, "--name", "two.example").code == 0
+        # A landmark that has just come waits for the mirror for a moment, which is told as well.
+        until(lambda: run("updates", "status", updates.url, "--json").json["status"] == "ok", "that all is well")
 
-        def has_delta() -> bool:
-            taken.append(mtc("trust", "update", client)[1])
-            return bool(taken[-1].get("new") and taken[-1].get("delta"))
-
-        until(has_delta, "a delta")
-        store.write_text(run_mtc(["trust", "show", client, "--store"]))
-        run_mtc(["verify", str(second), "--trust", str(store), "--name", "two.example"])
-        assert taken[-1]["findings"] == []
-
+        for member in fleet.members.values():
+            member.signal(signal.SIGTERM)
         fleet.stop()
-        code, outage = mtc("trust", "update", client)
-        assert (code, outage["staleness"], outage["reason"]) == (1, "fresh", "peer")
-        run_mtc(["verify", str(second), "--trust", str(store), "--name", "two.example"])
-        rolled = json.loads(run_mtc(["trust", "rollback", client, "--json"]))
+        assert run("updates", "status", updates.url).code == 2
+        outage = run("trust", "update", client, "--json")
+        assert (outage.code, outage.json["staleness"], outage.json["reason"]) == (1, "fresh", "peer")
+        assert run("verify", second, "--trust", store, "--name", "two.example").code == 0
+        rolled = run("trust", "rollback", client, "--json").json
         assert rolled["version"] < rolled["skipped"]
-        (tmp_path / "client" / "state").write_bytes(b"damaged")
-        assert subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", "mtc", "trust", "show", client], capture_output=True, check=False, timeout=WAIT_S
-        ).returncode
+        (client / "state").write_bytes(b"damaged")
+        assert run("trust", "show", client).code

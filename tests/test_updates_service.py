@@ -1,18 +1,20 @@
 """The update service: what it pulls from honest, slow and lying CAs, what it publishes, and what clients make of it."""
 
 import asyncio
+import gzip
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.updates_sites import Site, TownCA, cosign, online, serviced, town_ca
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from tests.updates_sites import Site, Street, TownCA, cosign, online, serviced, town_ca
 from tests.updating import NOW, SECONDS
 
 from mtc.errors import FormatError, PeerError, Reason, Rejected, UsageError
-from mtc.ids import REVISIONS, DraftRevision
+from mtc.ids import REVISIONS, DraftRevision, TrustAnchorID
 from mtc.landmark import Landmark
 from mtc.note import Note
 from mtc.testing import FakeClock
@@ -39,10 +41,10 @@ def pulling(ca: TownCA, check: Callable[[Puller], Awaitable[None]]) -> None:
     """Serve a CA and give its puller to a check."""
 
     async def run() -> None:
-        async with serve(ca.site, ("127.0.0.1", 0)) as site, serve(ca.mirror, ("127.0.0.1", 0)) as mirror:
-            ca.site.url, ca.mirror.url = site.url, mirror.url
-            async with HTTPClient(ClientLimits(attempts=1)) as http:
-                await check(Puller(ca.source(), http, FakeClock(NOW)))
+        street = Street([ca.site, ca.mirror])
+        async with serve(street, ("127.0.0.1", 0)) as listening, HTTPClient(ClientLimits(attempts=1)) as http:
+            ca.site.url, ca.mirror.url = f"{listening.url}/0", f"{listening.url}/1"
+            await check(Puller(ca.source(), http, FakeClock(NOW)))
 
     asyncio.run(run())
 
@@ -155,6 +157,14 @@ def latest(service: UpdateService) -> list[Landmark]:
     return list(history[-1].latest.values()) if history else []
 
 
+async def until(service: UpdateService, check: Callable[[], bool]) -> None:
+    """Wait until something is so, looking after each look at a CA."""
+    async with asyncio.timeout(60):
+        while not check():
+            service._came.clear()
+            await service._came.wait()
+
+
 def test_one_ca_that_hangs_delays_nobody(tmp_path: Path) -> None:
     """While one CA never answers and another one lies, a third one's landmarks are published, again and again."""
     good, slow, liar = town_ca(), town_ca("32473.2"), town_ca("32473.3")
@@ -173,18 +183,13 @@ def test_one_ca_that_hangs_delays_nobody(tmp_path: Path) -> None:
             )
             running = asyncio.create_task(service.run())
 
-            async def published(count: int) -> None:
-                while not any(mark.number == count for mark in latest(service)):
-                    service.news.clear()
-                    await service.news.wait()
-
-            async with asyncio.timeout(20):
-                await published(2)
-                good.mark(3)
-                await published(3)
-            troubles = {str(key): value.troubles for key, value in service.pulled.items()}
-            assert set(troubles) == {"32473.1", "32473.2", "32473.3"}
-            assert troubles["32473.1"] == ()
+            await until(service, lambda: any(mark.number == 2 for mark in latest(service)))
+            good.mark(3)
+            await until(service, lambda: any(mark.number == 3 for mark in latest(service)))
+            await until(
+                service, lambda: [str(ca) for ca, found in service.pulled.items() if not found.troubles] == ["32473.1"]
+            )
+            assert {str(ca) for ca in service.pulled} == {"32473.1", "32473.2", "32473.3"}
             assert service.describe()["status"] == "degraded"
             forever.set()
             running.cancel()
@@ -192,6 +197,97 @@ def test_one_ca_that_hangs_delays_nobody(tmp_path: Path) -> None:
                 await running
 
     asyncio.run(run())
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """Yield for ever, and let others work in between."""
+    while True:
+        yield bytes(65_536)
+        await asyncio.sleep(0.01)
+
+
+BOMB = gzip.compress(bytes(32 << 20), 1)
+HOSTILE: dict[str, Callable[[], Response]] = {
+    "endless": lambda: StreamingResponse(endless()),
+    "bomb": lambda: Response(BOMB, headers={"Content-Encoding": "gzip"}),
+    "elsewhere": lambda: RedirectResponse("http://127.0.0.2:9/"),
+    "landmarks without end": lambda: Response(b"9 9 9\n" * 100_000),
+}
+
+
+def test_hostile_cas_are_troubles_of_their_own(tmp_path: Path) -> None:
+    """Bodies that are huge, endless, packed, or lead elsewhere end in their CA's trouble; the honest is published."""
+    good = town_ca()
+    # Their certificates and logs are like anybody's; what they answer is not.
+    crowd = {
+        name: TownCA(replace(good.log, ca_id=TrustAnchorID.parse(f"32473.{number}")))
+        for number, name in enumerate(HOSTILE, 100)
+    }
+    for name, ca in crowd.items():
+        ca.site.answer = HOSTILE[name]
+
+    async def run() -> None:
+        async with serviced(tmp_path, *crowd.values(), good) as service:
+            fast, slow = timedelta(milliseconds=50), timedelta(milliseconds=500)
+            service.config = replace(service.config, interval=fast, pull_interval=slow, deadline=slow)
+            running = asyncio.create_task(service.run())
+
+            def is_told() -> bool:
+                found = {str(ca): item.troubles for ca, item in service.pulled.items()}
+                return found.pop("32473.1", ("?",)) == () and len(found) == len(crowd) and all(found.values())
+
+            await until(service, lambda: is_told() and [mark.number for mark in latest(service)] == [2])
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            health = service.describe()
+            assert (health["status"], health["evidence"]) == ("degraded", 0)
+
+    asyncio.run(run())
+
+
+def test_a_ca_that_is_gone_stays_published_after_a_restart(tmp_path: Path) -> None:
+    """A service that starts while a CA is away goes on with what it had proven, and waits for nobody."""
+    ca = town_ca()
+
+    async def run() -> None:
+        async with serviced(tmp_path, ca) as service:
+            await pull_all(service)
+            assert await service.publish()
+        forever = asyncio.Event()
+
+        async def wait() -> None:
+            await forever.wait()
+
+        ca.site.rule = wait
+        async with serviced(tmp_path, ca) as service:
+            service.config = replace(service.config, policy_renewal=timedelta(0), interval=timedelta(hours=1))
+            running = asyncio.create_task(service.run())
+            async with asyncio.timeout(20):
+                await service.news.wait()
+            assert [mark.number for mark in latest(service)] == [2]
+            forever.set()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_the_bound_drops_the_newest_and_says_so() -> None:
+    """Of more active landmarks than allowed the newest wait, as a trouble; lowered, the bound takes nothing back."""
+    ca = town_ca()
+    ca.mark(5)
+
+    async def check(puller: Puller) -> None:
+        bounded = Puller(replace(puller._source, max_active=2), puller._http, puller._clock)
+        pulled = await bounded.pull()
+        assert landmarks(pulled) == [[1, 2]]
+        assert "3 landmarks are active where 2 are allowed" in pulled.troubles[0]
+        whole = await puller.pull()
+        assert landmarks(whole) == [[1, 2, 3]]
+        lowered = Puller(replace(puller._source, max_active=1), puller._http, puller._clock, whole.logs)
+        assert landmarks(await lowered.pull()) == [[1, 2, 3]]
+
+    pulling(ca, check)
 
 
 def client(folder: Path, service: Path, url: str, *, is_trusting: bool = False) -> None:

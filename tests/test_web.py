@@ -45,6 +45,8 @@ from mtc.web.problems import STATUS_OF_FAMILY, status_of
 from mtc.web.server import MAX_HEAD_BYTES, ServerLimits, loop_factory, serve
 from mtc.web.unix import MAX_PATH_BYTES
 
+PATIENCE_S = 60.0
+"""How long a test waits for what comes at once."""
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -255,7 +257,7 @@ def test_body_over_the_limit_is_refused() -> None:
             assert b" 413 " in (await exchange_raw(listening.address, head + chunks)).split(b"\r\n")[0]
             # The body never comes: the head alone decides.
             head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 101\r\n\r\n"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 assert b" 413 " in (await exchange_raw(listening.address, head)).split(b"\r\n")[0]
 
     asyncio.run(run())
@@ -321,7 +323,7 @@ def test_stop_has_a_deadline() -> None:
             raise AssertionError
 
         async with HTTPClient(ClientLimits(attempts=1)) as client:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 async with serve(create_app([at("/", never)]), ("127.0.0.1", 0), ServerLimits(stop_s=0)) as listening:
                     asked = asyncio.create_task(client.fetch(f"{listening.url}/"))
                     await entered.wait()

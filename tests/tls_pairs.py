@@ -1,10 +1,13 @@
 """Both ends of a TLS connection in memory, and what they are made of: paths, trust stores, peers that lie."""
 
+import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -105,10 +108,24 @@ def trust_classical(context: ssl.SSLContext) -> None:
     context.load_verify_locations(cadata=classical().certificates[0])
 
 
-def connect(client: ssl.SSLContext, server: ssl.SSLContext, host: str = HOST) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+@pytest.fixture(autouse=True, scope="module")
+def no_system_roots() -> Iterator[None]:
+    """Let contexts of the modules that import this find no roots of the system: to read them takes most of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", os.devnull)
+        patch.setenv("SSL_CERT_DIR", os.devnull)
+        yield
+
+
+def connect(
+    client: ssl.SSLContext,
+    server: ssl.SSLContext,
+    host: str = HOST,
+    session: object = None,
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Perform a handshake in memory, exchange a word, and return both ends. Raises the first failure."""
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = client.wrap_bio(to_client, to_server, server_hostname=host)
+    ours = client.wrap_bio(to_client, to_server, server_hostname=host, session=session)  # type: ignore[arg-type]
     theirs = server.wrap_bio(to_server, to_client, server_side=True)
     finished: set[ssl.SSLObject] = set()
     failure: ssl.SSLError | None = None

@@ -7,7 +7,6 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from tests.updating import HASHER, MIRRORS, NOW, SECONDS, LandmarkLog, verifier
@@ -39,21 +38,37 @@ def cosign(log: LandmarkLog, who: TrustAnchorID, checkpoint: Checkpoint) -> Note
 
 @dataclass
 class Site:
-    """What one party serves. files: by path. rule: called before each answer."""
+    """What one party serves. files: by path. rule: called before each answer. answer: in place of all files."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     rule: Callable[[], Awaitable[None]] | None = None
+    answer: Callable[[], Response] | None = None
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
-        path = Request(scope).url.path[1:]
+        path = scope["path"][1:]
         self.requests.append(path)
         if self.rule is not None:
             await self.rule()
         body = self.files.get(path)
+        if self.answer is not None:
+            await self.answer()(scope, receive, send)
+            return
         await (Response(status_code=404) if body is None else Response(body))(scope, receive, send)
+
+
+@dataclass
+class Street:
+    """All sites behind one server, because stopping a server takes longer than a test; paths begin with a number."""
+
+    sites: list[Site]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the site answer."""
+        number, _, path = scope["path"][1:].partition("/")
+        await self.sites[int(number)]({**scope, "path": f"/{path}"}, receive, send)
 
 
 @dataclass
@@ -133,8 +148,10 @@ async def serviced(folder: Path, *cas: TownCA, clock: FakeClock | None = None) -
     """Serve CAs and open an update service for them; it pulls and publishes when it is told to."""
     create_service(folder, UpdatesConfig(), None)
     async with AsyncExitStack() as stack:
-        for site in [site for ca in cas for site in (ca.site, ca.mirror)]:
-            site.url = (await stack.enter_async_context(serve(site, ("127.0.0.1", 0), ServerLimits(stop_s=0)))).url
+        street = Street([site for ca in cas for site in (ca.site, ca.mirror)])
+        listening = await stack.enter_async_context(serve(street, ("127.0.0.1", 0), ServerLimits(stop_s=0)))
+        for number, site in enumerate(street.sites):
+            site.url = f"{listening.url}/{number}"
         service = await stack.enter_async_context(open_service(folder, clock=clock or FakeClock(NOW)))
         sources = tuple(ca.source() for ca in cas)
         service.config = UpdatesConfig(cas=sources, pull_interval=timedelta(milliseconds=20))

@@ -81,6 +81,7 @@ class Reason(StrEnum):
     NOT_YET_VALID = "not-yet-valid"
     NO_LANDMARK = "no-landmark"
     NO_PATH = "no-path"
+    SESSION_UNFIT = "session-unfit"
     STALE_LANDMARKS = "stale-landmarks"
     WRONG_BASE = "wrong-base"
     EXPIRED = "expired"

@@ -94,9 +94,10 @@ class ACMEConfig:
     """The configuration, checked.
 
     url: what clients see; the directory is below it. listen: host and port. tls: one of `TLS_MODES`. certificate, key:
-    PEM files, with `files`. proxies: addresses whose X-Forwarded-For is believed. caa_identities: issuer domain names
-    of this CA in CAA records. external_account: one of `EXTERNAL_MODES`. allowed_names: DNS suffixes for accounts that
-    have none of their own, empty for all. is_for_tests: the rules for public CAs are not enforced.
+    PEM files, with `files`. requested: a folder of `mtc request`, whose certificates are served as well. proxies:
+    addresses whose X-Forwarded-For is believed. caa_identities: issuer domain names of this CA in CAA records.
+    external_account: one of `EXTERNAL_MODES`. allowed_names: DNS suffixes for accounts that have none of their own,
+    empty for all. is_for_tests: the rules for public CAs are not enforced.
     """
 
     url: str
@@ -104,6 +105,7 @@ class ACMEConfig:
     tls: str = "bootstrap"
     certificate: str | None = None
     key: str | None = None
+    requested: str | None = None
     proxies: tuple[str, ...] = ()
     terms_of_service: str | None = None
     website: str | None = None
@@ -153,6 +155,7 @@ def parse_acme_config(data: bytes, profile: Profile, file: str = CONFIG_NAME) ->
         tls=tls.parsed("mode", _one_of(TLS_MODES), "bootstrap"),
         certificate=tls.text("certificate"),
         key=tls.text("key"),
+        requested=tls.text("requested"),
         proxies=tls.texts("trusted_proxies"),
         terms_of_service=accounts.text("terms_of_service"),
         website=top.text("website"),
@@ -277,6 +280,8 @@ def check_config(config: ACMEConfig, profile: Profile, file: str) -> None:
     validation = config.validation
     if config.tls == "files" and not (config.certificate and config.key):
         raise UsageError(Reason.USAGE, f"{file}: tls.mode files needs tls.certificate and tls.key")
+    if config.tls == "none" and config.requested is not None:
+        raise UsageError(Reason.USAGE, f"{file}: tls.requested needs tls.mode bootstrap or files; a proxy has its own")
     if config.tls != "none" and not config.url.startswith("https://"):
         raise UsageError(
             Reason.USAGE, f"{file}: url must begin with https://; ACME needs it (RFC 8555, HTTPS Requests)"
@@ -332,6 +337,7 @@ def format_acme_config(config: ACMEConfig, profile: Profile) -> str:
         f'mode = "{config.tls}"  # "bootstrap": a self-signed certificate; "files"; "none": behind a proxy',
         optional("certificate", config.certificate, "/etc/mtc/acme.pem", "with mode files"),
         optional("key", config.key, "/etc/mtc/acme-key.pem", "with mode files"),
+        optional("requested", config.requested, "/etc/mtc/ca.example.com", "of mtc request: for who trusts this CA"),
         texts("trusted_proxies", config.proxies, "addresses whose X-Forwarded-For is believed"),
         "",
         "[accounts]",

@@ -9,7 +9,6 @@ DIR/acme/perspective-client*.pem    by which remote perspectives know the CA
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from mtc.acme.config import (
     format_acme_config,
     read_acme_config,
 )
+from mtc.acme.https import open_https
 from mtc.acme.machine.jws import MAX_JWS_BYTES
 from mtc.acme.machine.quorum import PRIVATE_RULE, PUBLIC_RULE
 from mtc.acme.perspective.client import PerspectiveClient, open_identity, open_perspectives
@@ -39,7 +39,7 @@ from mtc.errors import Error, Reason, StorageError
 from mtc.web.frame import FrameChoices, Limits, create_app
 from mtc.web.logs import open_logger
 from mtc.web.server import Listening, serve
-from mtc.web.tls import ServerTLS, TLSFiles, ensure_bootstrap, keep_fresh, write_whole
+from mtc.web.tls import TLSFiles, ensure_bootstrap, write_whole
 
 _LOG = open_logger("acme")
 _REQUEST_TIME_S = 60.0
@@ -98,7 +98,7 @@ async def serving_acme(ca: RunningCA, config: ACMEConfig, validator: Validator) 
         server = ACMEServer(context)
         app = create_app(server.routes(), _choices(ca))
         async with contextlib.AsyncExitStack() as stack:
-            tls = await _open_tls(stack, ca, config)
+            tls = await stack.enter_async_context(open_https(ca.parts.folder.path, config, ca.parts.clock))
             listening = await stack.enter_async_context(serve(app, config.listen, tls=tls))
             loops = [asyncio.create_task(work) for work in (server.issuing.follow_up(), _tidy(store, ca))]
             resumed = await server.challenges.resume()
@@ -132,25 +132,6 @@ def _choices(ca: RunningCA) -> FrameChoices:
     """Return the limits of requests. One waits for a round at most for a moment, and for CAA lookups."""
     limits = Limits(body_bytes=2 * MAX_JWS_BYTES, time_s=_REQUEST_TIME_S)
     return FrameChoices(limits=limits, observe=ca.parts.metrics.count_exchange, logs_success=False)
-
-
-async def _open_tls(stack: contextlib.AsyncExitStack, ca: RunningCA, config: ACMEConfig) -> ssl.SSLContext | None:
-    """Return the context to serve HTTPS with, which follows its files; None behind a proxy."""
-    home, now = ca.parts.folder.path / FOLDER_NAME, ca.parts.clock.now
-    if config.tls == "none":
-        return None
-
-    def renew() -> TLSFiles:
-        return ensure_bootstrap(home, [config.hostname], now())
-
-    def keep() -> TLSFiles:
-        return TLSFiles(ca.parts.folder.path / str(config.certificate), ca.parts.folder.path / str(config.key))
-
-    find = renew if config.tls == "bootstrap" else keep
-    tls = ServerTLS(find())
-    task = asyncio.create_task(keep_fresh(tls, find))
-    stack.callback(task.cancel)
-    return tls.context
 
 
 def _open_identity(folder: Path, ca_id: str, now: datetime) -> TLSFiles:

@@ -11,6 +11,7 @@ from mtc import __version__
 from mtc.cli.app_acme import acme_app
 from mtc.cli.app_ca import ca_app, cert_app, signer_app
 from mtc.cli.app_cosign import make_app
+from mtc.cli.app_demo import demo_app
 from mtc.cli.app_hammer import hammer
 from mtc.cli.app_perspective import perspective_app
 from mtc.cli.app_request import request
@@ -33,7 +34,6 @@ app = typer.Typer(
 )
 trust_app = typer.Typer(help="Make and describe trust stores.", no_args_is_help=True)
 evidence_app = typer.Typer(help="Judge evidence of misbehaviour.", no_args_is_help=True)
-demo_app = typer.Typer(help="See it work on this machine.")
 bench_app = typer.Typer(help="Measure, in ratios within one run.", no_args_is_help=True)
 app.add_typer(trust_app, name="trust")
 add_trust_commands(trust_app)
@@ -272,50 +272,49 @@ def bench_acme(
     )
 
 
-_DEMO_OUT = typer.Option(metavar="FOLDER", help="Where the certificates and the trust store are written.")
-
-
-@demo_app.callback(invoke_without_command=True)
-def demo(
-    context: typer.Context,
-    out: Annotated[str, _DEMO_OUT] = "demo-out",
-    entries: Annotated[int, typer.Option(min=8, max=100_000, help="Entries in the log.")] = 1000,
+@bench_app.command("handshake")
+def bench_handshake(  # noqa: PLR0913 - what is measured, and where it is written
     *,
-    alone: Annotated[bool, typer.Option("--alone", help="Without the processes of witness and mirrors.")] = False,
+    json: JSONOption = False,
+    loopback: Annotated[bool, typer.Option("--loopback", help="Without namespaces, which need root.")] = False,
+    handshakes: Annotated[int, typer.Option(min=8, max=1_000_000, help="How many of each row.")] = 400,
+    rtt: Annotated[
+        list[float] | None, typer.Option(min=1, max=10_000, metavar="MS", help="Round trip times; 20, 100 and 300.")
+    ] = None,
+    loss: Annotated[
+        list[float] | None, typer.Option(min=0, max=50, metavar="PERCENT", help="Packets lost each way; 0 and 1.")
+    ] = None,
+    back_end: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="TLS back ends; all that mtc doctor finds usable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides which packets are lost.")] = 1,
+    write: Annotated[
+        str | None, typer.Option(metavar="FILE.md", help="Put tables there, and a picture beside it.")
+    ] = None,
 ) -> None:
-    """Grow a CA's log, issue both forms of certificate, verify them, break one; then let others cosign.
+    """Measure what each kind of certificate costs a handshake: bytes, round trips, time, processors.
 
-    A witness and two mirrors run as processes of their own; one mirror dies, then the other.
+    Through network namespaces, which needs root, after a part over loopback; with --loopback that part alone.
     """
-    if context.invoked_subcommand is not None:
-        return
-    from mtc.cli.demo import run_demo  # noqa: PLC0415 - a command loads only what it needs
+    from mtc.cli.bench_handshake.command import (  # noqa: PLC0415 - a command loads only what it needs
+        LOSSES_PERCENT,
+        RTTS_MS,
+        HandshakeBenchOptions,
+        run_bench_handshake,
+    )
 
-    run_demo(out, entries, with_cosigners=not alone)
-
-
-@demo_app.command("rollback")
-def demo_rollback(out: Annotated[str, _DEMO_OUT] = "demo-out") -> None:
-    """Cut the power in the middle of a round, restore yesterday's copy: the CA refuses, and names who remembers."""
-    from mtc.cli.demo_cosign import run_rollback  # noqa: PLC0415 - a command loads only what it needs
-
-    run_rollback(out)
-
-
-@demo_app.command("browser")
-def demo_browser(
-    out: Annotated[str, _DEMO_OUT] = "demo-out",
-    draft: Annotated[
-        str, typer.Option(metavar="NAME", help="plants-05 or plants-04: what browsers speak.")
-    ] = "plants-05",
-) -> None:
-    """Let Chromium load pages over both forms of certificate, and refuse three that are broken.
-
-    Needs Chromium (Debian: apt install chromium); its profile is a new one, below the folder.
-    """
-    from mtc.cli.demo_browser import run_browser  # noqa: PLC0415 - a command loads only what it needs
-
-    run_browser(out, draft)
+    run_bench_handshake(
+        HandshakeBenchOptions(
+            handshakes=handshakes,
+            is_loopback=loopback,
+            rtts_ms=tuple(rtt or RTTS_MS),
+            losses_percent=LOSSES_PERCENT if loss is None else tuple(loss),
+            back_ends=tuple(back_end or ()),
+            seed=seed,
+            write=write,
+            as_json=json,
+        )
+    )
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ def get(  # noqa: PLR0913 - what a page is asked for with
     ] = None,
     mtc_only: Annotated[bool, typer.Option("--mtc-only", help="Refuse classical chains.")] = False,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write the page.")] = None,
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="Longest that all of it may take.")] = "60s",
     json: Annotated[bool, typer.Option("--json", help="Print what was asked, got and verified, not the page.")] = False,
 ) -> None:
     """Fetch a page over TLS, say which certificate came and why it was believed.
@@ -24,12 +25,19 @@ def get(  # noqa: PLR0913 - what a page is asked for with
     from mtc.cli.tls import GetOptions, run_get  # noqa: PLC0415 - a command loads only what it needs
 
     options = GetOptions(
-        url=url, trust=trust, ca_file=ca_file, connect=connect, is_mtc_only=mtc_only, out=out, as_json=json
+        url=url,
+        trust=trust,
+        ca_file=ca_file,
+        connect=connect,
+        is_mtc_only=mtc_only,
+        out=out,
+        timeout=timeout,
+        as_json=json,
     )
     raise typer.Exit(run_get(options))
 
 
-def handshake(
+def handshake(  # noqa: PLR0913 - how hands are shaken
     url: Annotated[str, typer.Argument(metavar="URL", help="An https URL, or a host.")],
     *,
     trust: Annotated[str | None, typer.Option(metavar="TRUST.json", help="Whom to trust: a trust store.")] = None,
@@ -37,12 +45,27 @@ def handshake(
     connect: Annotated[
         str | None, typer.Option(metavar="ADDR:PORT", help="Connect there, whatever the URL says.")
     ] = None,
+    mtc_only: Annotated[bool, typer.Option("--mtc-only", help="Refuse classical chains.")] = False,
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="Longest that all of it may take.")] = "20s",
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
-    """Shake hands once: what was offered, chosen, sent and verified, step by step and in bytes."""
+    """Shake hands: what was offered, chosen, sent and verified, step by step and in bytes.
+
+    Where the certificate is refused and the server lists an ID that is trusted, there is one more attempt that asks
+    for it. Exit code 1 when the certificate is refused, 2 when there was no handshake.
+    """
     from mtc.cli.handshake import HandshakeOptions, run_handshake  # noqa: PLC0415 - a command loads only what it needs
 
-    run_handshake(HandshakeOptions(url=url, trust=trust, ca_file=ca_file, connect=connect, as_json=json))
+    options = HandshakeOptions(
+        url=url,
+        trust=trust,
+        ca_file=ca_file,
+        connect=connect,
+        is_mtc_only=mtc_only,
+        timeout=timeout,
+        as_json=json,
+    )
+    raise typer.Exit(run_handshake(options))
 
 
 def serve_tls(
@@ -56,7 +79,7 @@ def serve_tls(
 
     Certificates that were renewed are taken over by themselves. Until SIGTERM or ctrl-C.
     """
-    from mtc.cli.tls import ServeTLSOptions, run_serve_tls  # noqa: PLC0415 - a command loads only what it needs
+    from mtc.cli.serve_tls import ServeTLSOptions, run_serve_tls  # noqa: PLC0415 - a command loads only what it needs
 
     run_serve_tls(ServeTLSOptions(root=root, folders=tuple(certificates), listen=listen, as_json=json))
 

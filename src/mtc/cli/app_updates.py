@@ -40,8 +40,8 @@ def add_ca(  # noqa: PLR0913 - what there is to say about a CA
         int | None, typer.Option(min=0, help="How many of them must cosign, besides the CA; one without.")
     ] = None,
     max_active: Annotated[
-        int, typer.Option(min=1, help="Active landmarks over all its logs; the newest beyond are dropped.")
-    ] = 370,
+        int | None, typer.Option(min=1, help="Active landmarks over all its logs, in place of updates.toml's bound.")
+    ] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Add a CA. A running service takes it over by itself."""
@@ -62,6 +62,18 @@ def serve(
     from mtc.cli.updates import run_serve  # noqa: PLC0415 - a command loads only what it needs
 
     run_serve(folder, listen=listen, passphrase_file=passphrase_file, as_json=json)
+
+
+@updates_app.command("status")
+def status(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where the service answers.")],
+    *,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Say how a running service is, and which CA has which trouble. Exit code 1 when something needs a look."""
+    from mtc.cli.updates import run_status  # noqa: PLC0415 - a command loads only what it needs
+
+    raise typer.Exit(run_status(url, as_json=json))
 
 
 def add_trust_commands(app: typer.Typer) -> None:
@@ -112,7 +124,8 @@ def trust_update(
 ) -> None:
     """Fetch what is new, verify it, and take it as a whole. The last good state stays when anything is wrong.
 
-    Exit code 0 when the state is fresh, 1 when it is stale, expired, or something was not taken, 2 for wrong arguments.
+    Exit code 0 when the state is fresh, 1 when it is stale, expired, something was not taken, or evidence of two
+    histories of a log is kept, 2 for wrong arguments.
     """
     from mtc.cli.trust_update import run_update  # noqa: PLC0415 - a command loads only what it needs
 
@@ -125,7 +138,7 @@ def trust_show(
     store: Annotated[bool, typer.Option("--store", help="Print the trust store document, for mtc verify.")] = False,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Show what is trusted, and how old it is. Exit code 0 when it is fresh, 1 when it is stale or expired."""
+    """Show what is trusted, and how old it is. Exit code 1 when it is stale or expired, or evidence is kept, else 0."""
     from mtc.cli.trust_update import run_show  # noqa: PLC0415 - a command loads only what it needs
 
     raise typer.Exit(run_show(folder, with_store=store, as_json=json))

@@ -1,336 +1,154 @@
-"""`mtc demo`: a certification authority on this machine issues both forms of certificate, and one breaks.
+"""`mtc demo`: from a growing log to TLS with certificates from it, on this machine.
 
-It is a real one, with files, a register and a signer process, in a folder that can be served and checked afterwards.
-Keys and names are made up; one certificate is obtained over ACME on loopback, and nothing leaves this machine.
+First a certification authority alone, inside this process, so that one can see into it; then a town of processes: CA,
+witness, two mirrors, update service and a TLS site, which are visited.
 """
 
 import asyncio
+import json
 import logging
-import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rich.console import Console
-from rich.markup import escape
-from rich.rule import Rule
 
 from mtc import __version__
-from mtc.ca.config import CONFIG_NAME, CAConfig
-from mtc.ca.folder import create_folder
-from mtc.ca.requests import IssuanceRequest
-from mtc.ca.service import RunningCA, open_ca
-from mtc.cert import Certificate, entry_hash, parse_certificate_chains
-from mtc.cli.demo_acme import Shop, new_shop_key, open_shop, read_reports, tell_order
-from mtc.cli.demo_cosign import tell_cosigners
-from mtc.cli.output import console, table, write_new_file
-from mtc.cli.pictures import draw_intervals, draw_path, trace_path
-from mtc.errors import Error, Reason, UsageError
-from mtc.ids import DEFAULT_REVISION, TrustAnchorID, log_id
-from mtc.kernel import active_kernel
-from mtc.landmark import LandmarkSequence
-from mtc.profile import PRIVATE_SERVICE
-from mtc.trust import (
-    TrustedCA,
-    TrustedSubtree,
-    TrustStore,
-    Verified,
-    format_trust_store,
-    trusted_ca_from_certificate,
-    verify_certificate,
-)
-from mtc.web.clock import SystemClock
+from mtc.cli.demo_cosign import found_town, tell_cosigners
+from mtc.cli.demo_keep import addresses_of, keep_running, renew
+from mtc.cli.demo_log import CA_FOLDER, HOST, tell_log
+from mtc.cli.demo_relying import HOST as VISITED
+from mtc.cli.demo_relying import Visit, begin_visit, open_site, order, tell_handshakes, tell_updates
+from mtc.cli.demo_relying import tell_order as tell_order_of_site
+from mtc.cli.demo_telling import heading, open_console, pausing
+from mtc.cli.demo_town import Ports, Town, reporting_disk, serving_names, town_in
+from mtc.cli.output import shown
+from mtc.ids import DEFAULT_REVISION
 from mtc.web.logs import configure_logs
-from mtc.wire import PEMBlock, encode_pem
 
-CA_ID = TrustAnchorID.parse("32473.1")
-BATCHES = 5
-HOST = "shop.example.com"
-CA_FOLDER = "ca"
-_LANDMARK_INTERVAL = timedelta(seconds=1)
-_PATIENCE_S = 30.0
+TOWN = "town"
+PORTS = 8
+"""How many ports the processes listen on."""
+CA_OPTIONS = ("--round-interval", "50ms", "--landmark-interval", "2s", "--max-lifetime", "7d")
+"""Of the CA that runs as a process: landmarks come every few seconds, so that nobody waits."""
 
 
-class _Clock(SystemClock):
-    """The machine's clock, which the demonstration may push on, so that it need not wait for landmarks."""
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What `mtc demo` is asked for.
 
-    def __init__(self) -> None:
-        self._ahead = timedelta(0)
+    entries: in the log of the first CA. is_alone: without processes. is_kept: they go on until ctrl-C. port: the first
+    of those that they listen on; None for any that are free.
+    """
 
-    def push(self, span: timedelta) -> None:
-        """Let time pass at once."""
-        self._ahead += span
-
-    def now(self) -> datetime:
-        """Return the time of day."""
-        return super().now() + self._ahead
-
-    def monotonic(self) -> float:
-        """Return steady seconds."""
-        return super().monotonic() + self._ahead.total_seconds()
+    folder: str
+    entries: int
+    is_alone: bool = False
+    is_kept: bool = False
+    as_json: bool = False
+    port: int | None = None
 
 
-@dataclass(slots=True)
-class _Story:
-    """What happened. sizes: of the log after each batch. pem: what the shop got."""
+def run_demo(  # noqa: PLR0913 - what there is to choose
+    folder: str,
+    entries: int,
+    *,
+    with_cosigners: bool = True,
+    is_kept: bool = False,
+    as_json: bool = False,
+    port: int | None = None,
+) -> dict[str, object]:
+    """Run the whole story and leave its files in the folder; return what happened, for scripts.
 
-    sizes: list[int] = field(default_factory=lambda: [0])
-    pem: bytes = b""
-
-    @property
-    def certificate(self) -> Certificate:
-        """The shop's standalone certificate."""
-        return Certificate.parse(parse_certificate_chains(self.pem)[0].certificates[0])
+    with_cosigners: also its second half, with everybody else and their processes. The others: see `DemoOptions`.
+    Raises UsageError when the folder or a port cannot be used, PeerError when a process does not do what it should.
+    """
+    return _run(DemoOptions(folder, entries, not with_cosigners, is_kept, as_json, port))
 
 
-def run_demo(folder_name: str, entries: int, *, with_cosigners: bool = True) -> None:
-    """Run the whole story and leave its files in the folder. with_cosigners: as processes of their own."""
+def _run(options: DemoOptions) -> dict[str, object]:
+    """Run the story as it is asked for."""
     configure_logs(sys.stderr, level=logging.ERROR)
-    out = console()
-    folder, index = asyncio.run(_tell(out, folder_name, entries))
-    if with_cosigners:
-        tell_cosigners(out, folder, 6)
-    _show_next(out, folder_name, index, 7 if with_cosigners else 6)
+    out = open_console(is_quiet=options.as_json)
+    began = time.monotonic()
+    facts: dict[str, object] = {"folder": options.folder, "draft": str(DEFAULT_REVISION), "software": __version__}
+    if not options.is_alone:
+        Ports(options.port).check(PORTS)
+    with reporting_disk(options.folder):
+        folder, index = asyncio.run(tell_log(out, options.folder, options.entries))
+        if options.is_alone:
+            _show_next(out, options, index, 6)
+            facts["seconds"] = round(time.monotonic() - began, 1)
+            print_facts(facts, options)
+        else:
+            with serving_names(VISITED) as resolver, town_in(folder / TOWN, Ports(options.port)) as town:
+                visit = _tell_town(out, town, resolver)
+                facts |= visit.facts | {"seconds": round(time.monotonic() - began, 1)}
+                if options.is_kept:
+                    facts["addresses"] = addresses_of(visit)
+                _show_next(out, options, index, 10)
+                out.print(f"\n[dim]All of this took {facts['seconds']} s.[/]")
+                if options.is_kept:
+                    with pausing(out, "a new certificate in the place of the one that was revoked"):
+                        renew(visit)
+                    print_facts(facts, options)
+                    keep_running(out, visit)
+            if not options.is_kept:
+                print_facts(facts, options)
+    return facts
 
 
-async def _tell(out: Console, folder_name: str, entries: int) -> tuple[Path, int]:
-    """Tell the story of a CA alone, step by step; return the folder of the files, and the shop's entry."""
-    folder = _prepare_folder(folder_name)
-    out.print(f"[bold]mtc {__version__}[/] · draft {DEFAULT_REVISION} · kernel {active_kernel().name}\n")
-    clock = _Clock()
-    path = folder / CA_FOLDER
-    overrides: dict[str, timedelta | int] = {"landmark_interval": _LANDMARK_INTERVAL, "max_lifetime": timedelta(days=7)}
-    profile = replace(PRIVATE_SERVICE, **overrides)  # type: ignore[arg-type]  # the keys are fields of the right type
-    config = CAConfig(ca_id=CA_ID, profile=profile, overrides=overrides)
-    create_folder(path, config, None, clock.now())
-    async with open_ca(path, clock=clock) as ca:
-        await ca.publish_lists()
-        async with open_shop(ca, HOST) as shop:
-            story = await _grow(out, ca, clock, entries, shop)
-        out.print()
-        tell_order(out, shop, await read_reports(path, shop.order_id), story.certificate, 2)
-        await _show_certificates(out, ca, clock, story, folder)
-        return folder, story.certificate.index
+def print_facts(facts: dict[str, object], options: DemoOptions) -> None:
+    """Print what happened as one line of JSON, if that was asked for."""
+    if options.as_json:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
 
 
-def _prepare_folder(out: str) -> Path:
-    """Make the folder for the files; a CA of an earlier demonstration goes. Raises UsageError."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        old = folder / CA_FOLDER
-        if (old / CONFIG_NAME).exists():
-            shutil.rmtree(old)
-    except OSError as error:
-        raise UsageError(
-            Reason.UNREADABLE, f"folder {out} cannot be made: {(error.strerror or str(error)).lower()}"
-        ) from None
-    return folder
-
-
-def _requests(start: int, count: int) -> list[IssuanceRequest]:
-    """Return requests for new P-256 keys under made-up names."""
-    requests = []
-    for number in range(start, start + count):
-        key = generate_private_key(SECP256R1()).public_key()
-        name = f"host-{number}.example.com"
-        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        requests.append(IssuanceRequest(spki=spki, dns_names=(name,), request_key=name.encode()))
-    return requests
-
-
-async def _grow(out: Console, ca: RunningCA, clock: _Clock, entries: int, shop: Shop) -> _Story:
-    """Issue batch by batch, one with the shop's order in it, allocate a landmark after each; show what happened."""
-    out.print(Rule("1  A log grows", align="left", style="dim"))
-    out.print(
-        f"CA [bold]{CA_ID}[/] certifies by appending to its log [bold]{log_id(CA_ID, 1)}[/]. Each batch is staged, "
-        "decided by the register,\nand covered with two subtrees; those are signed, not each certificate.\n"
-    )
-    rows = table("batch", "entries", "tree size", "covering subtrees", "signatures", "ms", numeric=(1, 2, 4, 5))
-    bounds = [
-        entries * (number * number + number + 1) // (BATCHES * (BATCHES + 1) + 1) for number in range(BATCHES + 1)
-    ]
-    bounds[0], bounds[-1] = 0, entries
-    shop_at = bounds[BATCHES - 2] + (bounds[BATCHES - 1] - bounds[BATCHES - 2]) // 3
-    story = _Story()
-    for number in range(BATCHES):
-        start, end = bounds[number], bounds[number + 1]
-        if start == end:
-            continue
-        if has_shop := start <= shop_at < end:
-            await shop.authorize()
-        before = _requests(start, shop_at - start if has_shop else end - start)
-        after = _requests(shop_at + 1, end - shop_at - 1) if has_shop else []
+def _tell_town(out: Console, town: Town, resolver: str) -> Visit:
+    """Tell the story of a CA among others, as processes."""
+    heading(out, "6  Others watch")
+    with pausing(out, "making keys and folders"):
+        found_town(town, *CA_OPTIONS)
+        visit = begin_visit(town, resolver)
+    with pausing(out, "starting five processes"):
         began = time.perf_counter()
-        story.pem += await _issue(ca, before, shop if has_shop else None, after)
-        took = (time.perf_counter() - began) * 1000
-        size = ca.log.record.tree_size
-        story.sizes.append(size)
-        round_ = await ca.log.ledger.round_of(size - 1)
-        assert round_ is not None
-        covering = " ".join(map(str, round_.signatures))
-        signed = sum(map(len, round_.signatures.values()))
-        rows.add_row(f"{number + 1}", f"{end - start}", f"{size}", covering, f"{signed}", f"{took:.0f}")
-        clock.push(_LANDMARK_INTERVAL)
-        await ca.landmarks.tick()
-    out.print(rows)
-    _draw_log(out, ca.landmarks.state.sequence, story)
-    return story
-
-
-async def _issue(
-    ca: RunningCA, before: Sequence[IssuanceRequest], shop: Shop | None, after: Sequence[IssuanceRequest]
-) -> bytes:
-    """Issue in one round, with the shop's order between the others; return what the shop got, PEM."""
-    tasks: list[asyncio.Task[object]] = [asyncio.create_task(_issue_all(ca, before))]
-    order = None
-    if shop is not None:
-        await _until_waiting(ca, len(before))
-        order = asyncio.create_task(shop.finish(new_shop_key()))
-        await _until_waiting(ca, len(before) + 1)
-        tasks += [order, asyncio.create_task(_issue_all(ca, after))]
-        await _until_waiting(ca, len(before) + 1 + len(after))
-    while not all(task.done() for task in tasks):
-        await ca.log.run_round()
-        await asyncio.sleep(0.001)
-    await asyncio.gather(*tasks)
-    return b"" if order is None else order.result().pem
-
-
-async def _issue_all(ca: RunningCA, requests: Sequence[IssuanceRequest]) -> None:
-    """Issue for all. Raises what one of them was refused with."""
-    for result in await ca.issue(requests):
-        if isinstance(result, Error):
-            raise result
-
-
-async def _until_waiting(ca: RunningCA, count: int) -> None:
-    """Wait until so many entries wait for the next round."""
-    async with asyncio.timeout(_PATIENCE_S):
-        while ca.log.waiting < count:  # noqa: ASYNC110 - the pool tells nobody, and servers need not know
-            await asyncio.sleep(0.001)
-
-
-def _draw_log(out: Console, sequence: LandmarkSequence, story: _Story) -> None:
-    """Draw batches, landmarks and the entry of interest across the log."""
-    index = story.certificate.index
-    out.print("\n[bold]The log, from its first entry to its last[/]")
-    sizes = story.sizes
-    rows: list[tuple[str, list[tuple[int, int]], str]] = [("batches", list(pairwise(sizes)), "")]
-    for landmark in sequence.landmarks[1:]:
-        parts = sequence.subtrees(landmark.number)
-        shown = " ".join(map(str, parts))
-        rows.append((f"landmark {landmark.number}", [(part.start, part.end) for part in parts], shown))
-    rows.append((HOST, [(index, index + 1)], f"entry {index}"))
-    out.print(draw_intervals(rows, sizes[-1]))
-
-
-async def _show_certificates(out: Console, ca: RunningCA, clock: _Clock, story: _Story, folder: Path) -> None:
-    """Show both forms for one entry, verify them, break one, and write the files."""
-    certificate = story.certificate
-    standalone, index = certificate.der, certificate.index
-    upgraded = await ca.authority.upgrade(certificate, certificate.spki)
-    relative = parse_certificate_chains(upgraded.pem.encode())[0].certificates[0]
-    proof = Certificate.parse(relative).proof
+        town.start(*town.members.values())
+        took = time.perf_counter() - began
+    with pausing(out, "watching mirrors die and come back"):
+        tell_cosigners(out, town, took)
     out.print()
-    out.print(Rule("3  Two certificates for one entry", align="left", style="dim"))
-    out.print(f"The proof's path for [bold]{HOST}[/], entry {index}, to landmark subtree {proof.subtree}:\n")
-    hasher = ca.parts.hasher
-    leaf = entry_hash(hasher, certificate.log_entry(hasher))
-    out.print(draw_path(trace_path(hasher, proof.subtree, index, leaf, proof.inclusion_proof)))
-
-    signed_only = TrustStore([trusted_ca_from_certificate(ca.parts.folder.certificate)])
-    store = await _with_landmarks(ca, signed_only.cas[0])
-    now = clock.now()
+    heading(out, "7  A site gets its certificates")
+    with pausing(out, "ordering, and waiting for a landmark"):
+        took = order(visit)
+    tell_order_of_site(out, visit, took)
     out.print()
-    out.print(Rule("4  A relying party verifies", align="left", style="dim"))
-    accepted = [
-        ("standalone.pem", standalone, verify_certificate(standalone, signed_only, now, name=HOST), signed_only),
-        ("landmark-relative.pem", relative, verify_certificate(relative, store, now, name=HOST), store),
-    ]
-    _print_sizes(out, accepted, now)
-    broken = _refuse_flipped(out, relative, store, now)
-    write_new_file(folder / "standalone.pem", story.pem)
-    write_new_file(folder / "landmark-relative.pem", upgraded.pem.encode())
-    write_new_file(folder / "broken.pem", encode_pem([PEMBlock("CERTIFICATE", broken)]))
-    write_new_file(folder / "ca.pem", ca.parts.folder.certificate_pem)
-    write_new_file(folder / "trust.json", format_trust_store(store))
+    heading(out, "8  A relying party learns landmarks")
+    with pausing(out, "updating"):
+        tell_updates(out, visit)
+    out.print()
+    heading(out, "9  They meet: TLS handshakes of each kind")
+    with pausing(out, "shaking hands"):
+        tell_handshakes(out, visit, open_site(visit))
+    out.print()
+    return visit
 
 
-async def _with_landmarks(ca: RunningCA, trusted: TrustedCA) -> TrustStore:
-    """Return the trust of a relying party that has learned the landmarks."""
-    sequence = ca.landmarks.state.sequence
-    subtrees = [
-        (subtree, landmark)
-        for landmark in sequence.landmarks[1:]
-        for subtree in sequence.subtrees(landmark.number)
-        if not subtree.is_empty
-    ]
-    learned = [
-        TrustedSubtree(1, subtree, await ca.log.hash_of(subtree), landmark.number, landmark.expiry)
-        for subtree, landmark in subtrees
-    ]
-    return TrustStore([replace(trusted, trusted_subtrees=tuple(learned))])
-
-
-def _time_call(call: Callable[[], object], count: int) -> float:
-    """Return the median microseconds of a call."""
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e6)
-    return statistics.median(times)
-
-
-def _print_sizes(out: Console, accepted: Sequence[tuple[str, bytes, Verified, TrustStore]], now: datetime) -> None:
-    """Print what each certificate weighs and what its verification costs."""
-    rows = table("certificate", "accepted as", "bytes", "proof", "signatures", "µs to verify", numeric=(2, 3, 4, 5))
-    for name, der, verified, store in accepted:
-        proof = verified.certificate.proof
-        took = _time_call(lambda der=der, store=store: verify_certificate(der, store, now, name=HOST), 200)  # type: ignore[misc]  # bound early
-        rows.add_row(
-            name,
-            f"[green]{verified.form}[/]",
-            f"{len(der):,}",
-            f"{sum(map(len, proof.inclusion_proof)):,}",
-            f"{sum(len(item.signature) for item in proof.signatures):,}",
-            f"{took:,.1f}",
-        )
-    out.print(rows)
-    out.print("[dim]The same entry, the same key; who knows the landmark needs no signature at all.[/]\n")
-
-
-def _refuse_flipped(out: Console, der: bytes, store: TrustStore, now: datetime) -> bytes:
-    """Flip one bit in the inclusion proof, show the refusal, and return the broken certificate."""
-    at = len(der) - 3 - 16
-    broken = der[:at] + bytes((der[at] ^ 1,)) + der[at + 1 :]
-    out.print(Rule("5  One bit flips", align="left", style="dim"))
-    try:
-        verify_certificate(broken, store, now, name=HOST)
-    except Error as error:
-        out.print(f"Byte {at} of the landmark-relative certificate: 0x{der[at]:02x} → 0x{broken[at]:02x}")
-        out.print(f"[bold red]refused[/] {escape(error.message)} [dim]({error.reason})[/]\n")
-    else:
-        raise AssertionError("a broken certificate was accepted")
-    return broken
-
-
-def _show_next(out: Console, folder_name: str, index: int, number: int) -> None:
+def _show_next(out: Console, options: DemoOptions, index: int, number: int) -> None:
     """Say what to try."""
-    out.print(Rule(f"{number}  Try it", align="left", style="dim"))
-    shown = escape(folder_name)
-    out.print(f"The files are in [bold]{shown}[/]. Next:\n")
-    files = " ".join(f"{shown}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
-    out.print(f"  mtc verify --trust {shown}/trust.json --name {HOST} \\\n    {files}", style="cyan")
-    out.print(f"  mtc inspect {shown}/landmark-relative.pem", style="cyan")
-    out.print(f"  mtc ca evidence {shown}/{CA_FOLDER} {index} [dim]# why entry {index} was logged[/]", style="cyan")
-    out.print("  mtc demo rollback                   [dim]# yesterday's disk, and who remembers[/]", style="cyan")
-    out.print(f"  mtc ca serve {shown}/{CA_FOLDER}        [dim]# then look at http://127.0.0.1:8080/[/]", style="cyan")
+    heading(out, f"{number}  Try it")
+    folder = shown(options.folder)
+    out.print(f"The files are in [bold]{folder}[/]. Next:\n")
+    files = " ".join(f"{folder}/{name}.pem" for name in ("standalone", "landmark-relative", "broken"))
+    lines = [
+        f"mtc verify --trust {folder}/trust.json --name {HOST} \\\n    {files}",
+        f"mtc inspect {folder}/landmark-relative.pem",
+        f"mtc ca evidence {folder}/{CA_FOLDER} {index}  [dim]# why entry {index} was logged[/]",
+        f"mtc ca serve {folder}/{CA_FOLDER}  [dim]# then look at http://127.0.0.1:8080/[/]",
+        "mtc demo outage  [dim]# CA, mirrors and update service gone for a day[/]",
+        "mtc demo rollback  [dim]# yesterday's disk, and who remembers[/]",
+    ]
+    if not options.is_kept:
+        lines.append("make demo KEEP=1  [dim]# everybody stays, with status pages to look at[/]")
+    for line in lines:
+        out.print(f"  {line}", style="cyan", soft_wrap=True)

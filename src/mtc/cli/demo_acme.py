@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from rich.console import Console
-from rich.rule import Rule
 
 from mtc.acme.client import AccountKey, ACMEClient, Issued, OrderState, build_csr, generate_key, open_client
 from mtc.acme.client.ordering import authorize, download
@@ -26,6 +25,7 @@ from mtc.acme.sqlite import DATABASE_NAME, SQLiteACMEStore
 from mtc.acme.validation.settings import ValidationSettings
 from mtc.ca.service import RunningCA
 from mtc.cert import Certificate
+from mtc.cli.demo_telling import heading
 from mtc.cli.output import shown, table
 from mtc.testing.fleet import free_port
 from mtc.testing.names import NameServer
@@ -131,9 +131,9 @@ def _reports_in(value: object) -> Sequence[object]:
 
 def tell_order(out: Console, shop: Shop, reports: Sequence[Report], certificate: Certificate, number: int) -> None:
     """Show what the shop did, and what the CA saw."""
-    out.print(Rule(f"{number}  One of them came over ACME", align="left", style="dim"))
+    heading(out, f"{number}  One of them came over ACME")
     out.print(
-        "The shop is a stranger. So the CA, an ACME server like others, looks for itself before it logs anything;\n"
+        "The shop is a stranger. So the CA, an ACME server like others, looks before it logs anything;\n"
         f"what it saw is kept beside entry {certificate.index}, which the log takes in one step with the order.\n"
     )
     rows = table("the shop", "", "ms", numeric=(2,))

@@ -1,74 +1,75 @@
 """`mtc demo browser`: Chromium loads pages over our certificates, and refuses what it must.
 
-A CA and one mirror run as processes of their own. A browser with a fresh profile trusts them and knows the landmarks up
-to some moment, another one knows none; what they say of each page is read back from themselves.
+Two CAs and their mirror run in this process, each CA with its signer in another one. A browser with a fresh profile
+trusts them and knows the landmarks of the first up to some moment; what it says of each page is read back from itself.
 """
 
 import asyncio
-import html
-import json
+import logging
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from rich.console import Console
 from rich.rule import Rule
 
+from mtc.ca.config import CAConfig
+from mtc.ca.cosigning.adding import add_cosigner
+from mtc.ca.cosigning.config import CosignerTable
+from mtc.ca.folder import CAFolder, create_folder
 from mtc.ca.proofs import LogReader, TreeHead
-from mtc.cert import CACertificate, Certificate, CertificateChain, MTCProof, parse_certificate_chains
+from mtc.ca.requests import IssuanceRequest
+from mtc.ca.service import RunningCA, open_ca
+from mtc.cert import Certificate, CertificateChain, MTCProof, parse_certificate_chains
 from mtc.cli.log_source import open_log
 from mtc.cli.output import console, shown, table
-from mtc.errors import PeerError, Reason, UsageError
+from mtc.cosign.config import CosignerConfig, Role
+from mtc.cosign.logs import KnownCA
+from mtc.cosign.service.folder import CosignerFolder, add_log, create_cosigner
+from mtc.cosign.service.running import open_cosigner, serving
+from mtc.errors import Error, PeerError, Reason, UsageError
 from mtc.ids import DraftRevision, TrustAnchorID, log_id, parse_revision
 from mtc.kernel import active_kernel
 from mtc.landmark import ActiveLandmarks
 from mtc.merkle import HashReader, subtree_hash
 from mtc.note import Checkpoint, SignatureType, VerifierKey, open_note
-from mtc.testing.anchor_server import AnchorServer, Visit
-from mtc.testing.chromium import NET_LOG, Page, open_browser, require_chromium
-from mtc.testing.chromium_netlog import Verdict, read_verdicts
-from mtc.testing.fleet import Fleet, fleet_in, run_mtc
+from mtc.profile import PRIVATE_SERVICE
+from mtc.testing.chromium import open_browser, require_chromium
+from mtc.testing.chromium_visits import HOST, Case, Outcome, judge_visits, visit_all
 from mtc.tls import CertificationPath
 from mtc.trust import Cosigner, CosignerPolicy, TrustedCA, TrustedSubtree, TrustStore, trusted_ca_from_certificate
-from mtc.wire import parse_pem
+from mtc.web.logs import configure_logs
 
-HOST = "www.mtc-example.com"
 CA_ID = TrustAnchorID.parse("32473.5")
+OTHER_CA_ID = TrustAnchorID.parse("32473.6")
+"""A CA of whose landmarks the browser has none."""
 MIRROR_ID = TrustAnchorID.parse("32473.21")
 DRAFTS = ("plants-05", "plants-04")
 """The drafts whose bytes Chromium 156 speaks."""
 FOLDER = "browser"
 _LOG = 1
+_REFUSED = "net::ERR_CERT_"
 _FILLERS = 30
-# Landmarks come every second, so that nobody waits; drafts without expiry allow 30,000 of them to be active.
-_CA_OPTIONS = ("--max-lifetime", "8h", "--landmark-interval", "1s")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one server: what the browser said and what its verifier noted, and the connection as we saw it.
-
-    name: short, for file names. must_load: what should have happened. screenshot: PNG file.
-    """
-
-    name: str
-    title: str
-    must_load: bool
-    page: Page
-    visit: Visit
-    verdict: Verdict
-    screenshot: Path
-
-    @property
-    def is_right(self) -> bool:
-        """True when the browser did what it must."""
-        is_same = self.page.certificate == self.verdict.certificate
-        return is_same and self.page.is_secure == self.must_load == self.verdict.is_accepted
+_PATIENCE_S = 60.0
+_POLL_S = 0.05
+_Found = TypeVar("_Found")
+# Landmarks come every second, so that nobody waits; drafts without expiry have a number of active ones instead.
+_OVERRIDES: dict[str, timedelta | int] = {
+    "default_lifetime": timedelta(hours=8),
+    "max_lifetime": timedelta(hours=8),
+    "landmark_interval": timedelta(seconds=1),
+    "max_active_landmarks": 1000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,12 @@ class _Site:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
-    """One server. paths: most wanted first; see `AnchorServer`."""
+class _Town:
+    """Who runs. mirror: its key."""
 
-    name: str
-    title: str
-    paths: tuple[CertificationPath, ...]
-    must_load: bool
+    ca: RunningCA
+    other: RunningCA
+    mirror: VerifierKey
 
 
 def run_browser(folder_name: str, draft: str = DRAFTS[0]) -> list[Outcome]:
@@ -99,80 +99,152 @@ def run_browser(folder_name: str, draft: str = DRAFTS[0]) -> list[Outcome]:
     if draft not in DRAFTS:
         raise UsageError(Reason.UNSUPPORTED, f"browsers speak {', '.join(DRAFTS)}, and nothing of {draft}")
     require_chromium()
+    configure_logs(sys.stderr, level=logging.ERROR)
     out = console()
     place = Path(folder_name) / FOLDER
     shutil.rmtree(place, ignore_errors=True)
     revision = parse_revision(draft)
-    out.print(Rule(f"A browser, and a CA of draft {revision}", align="left", style="dim"))
-    with fleet_in(place) as fleet:
-        _begin(fleet, draft)
-        known = _issue_site(fleet, "known")
-        store = asyncio.run(_learn(fleet, revision))
-        later = _issue_site(fleet, "later")
-    _tell_setup(out, store.cas[0], known)
-    outcomes = asyncio.run(_visit_with_two(place, store, known, later))
-    _tell(out, outcomes)
+    out.print(Rule(f"A browser, and two CAs of draft {revision}", align="left", style="dim"))
+    began = time.monotonic()
+    try:
+        outcomes = asyncio.run(_tell_story(out, place, revision))
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
     wrong = [outcome.name for outcome in outcomes if not outcome.is_right]
     if wrong:
         raise AssertionError(f"the browser did not do what it must: {', '.join(wrong)}")
+    loaded = sum(outcome.must_load for outcome in outcomes)
+    out.print(
+        f"\n[green]All as it must be[/]: {loaded} pages loaded, {len(outcomes) - loaded} refused, "
+        f"in {time.monotonic() - began:.0f} s."
+    )
     return outcomes
 
 
-def _begin(fleet: Fleet, draft: str) -> None:
-    """Start a CA that issues nothing without its mirror."""
-    ca = fleet.add_ca(str(CA_ID), "--draft", draft, *_CA_OPTIONS)
-    mirror = fleet.add_cosigner("mirror", "m1", str(MIRROR_ID))
-    fleet.introduce()
-    config = ca.folder / "ca.toml"
-    head, line, rest = config.read_text("utf-8").partition("[quorum]")
-    comment, _, rest = rest.partition("\n")
-    config.write_text(f'{head}{line}{comment}\nrequired = ["m1"]\nwait = "20s"\n{rest}', "utf-8")
-    mirror.start()
-    ca.start()
+async def _tell_story(out: Console, place: Path, revision: DraftRevision) -> list[Outcome]:
+    """Issue, start the browser, visit, and show what came of it. SIGTERM cancels it, as ctrl-C does."""
+    story = asyncio.current_task()
+    assert story is not None
+    if threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, story.cancel)
+    async with AsyncExitStack() as stack:
+        with out.status("two CAs, their signers and a mirror start"):
+            town = await stack.enter_async_context(_running(place, revision))
+        with out.status("certificates are issued, and landmarks come"):
+            known, foreign = await asyncio.gather(_issue_site(town.ca, "known"), _issue_site(town.other, "foreign"))
+            index = Certificate.parse(known.standalone.certificates[0]).index
+            subtrees = await _wait_for(lambda: _learn_subtrees(town.ca.parts.folder, index), "the landmark")
+            store = TrustStore([_trust(town.ca, town.mirror, subtrees), _trust(town.other, town.mirror, ())])
+        _tell_setup(out, store.cas[0], known)
+        with out.status("Chromium starts, and reads what its profile holds"):
+            # More is issued while it does: what the browser cannot know yet.
+            issuing = asyncio.create_task(_issue_site(town.ca, "later"))
+            stack.callback(issuing.cancel)
+            browser = await stack.enter_async_context(
+                open_browser(place, store, {HOST: "127.0.0.1"}, datetime.now(UTC))
+            )
+            later = await issuing
+        with out.status("it visits one server after the other"):
+            visits = await visit_all(browser, _cases(known, later, foreign), place)
+    outcomes = judge_visits(visits, place)
+    _tell(out, outcomes)
+    return outcomes
 
 
-def _issue_site(fleet: Fleet, name: str) -> _Site:
+@asynccontextmanager
+async def _running(place: Path, revision: DraftRevision) -> AsyncIterator[_Town]:
+    """Run two CAs that issue nothing without their mirror."""
+    create_cosigner(place / "mirror", CosignerConfig(role=Role.MIRROR, cosigner_id=MIRROR_ID), None)
+    mirror = CosignerFolder.read(place / "mirror").keys[0].key
+    folders = [_make_ca(place / name, ca_id, revision) for name, ca_id in (("ca", CA_ID), ("other-ca", OTHER_CA_ID))]
+    for folder in folders:
+        add_log(place / "mirror", KnownCA(key=_key_of(folder)), (mirror,))
+    async with AsyncExitStack() as stack:
+        cosigner = await stack.enter_async_context(open_cosigner(place / "mirror"))
+        listening = await stack.enter_async_context(serving(cosigner, ("127.0.0.1", 0)))
+        for folder in folders:
+            add_cosigner(folder.path, CosignerTable(name="m1", role=Role.MIRROR, key=mirror, url=listening.url))
+        cas = await asyncio.gather(*(stack.enter_async_context(open_ca(folder.path)) for folder in folders))
+        for ca in cas:
+            await stack.enter_async_context(ca.sequencing())
+        yield _Town(cas[0], cas[1], mirror)
+
+
+def _make_ca(path: Path, ca_id: TrustAnchorID, revision: DraftRevision) -> CAFolder:
+    """Make the folder of a CA."""
+    profile = replace(PRIVATE_SERVICE, **_OVERRIDES)  # type: ignore[arg-type]  # the keys are fields of the right type
+    config = CAConfig(ca_id=ca_id, profile=profile, revision=revision, listen=None, overrides=_OVERRIDES)
+    return create_folder(path, config, None, datetime.now(UTC))[0]
+
+
+def _key_of(folder: CAFolder) -> VerifierKey:
+    """Return a CA's key as notes know it."""
+    name, key = folder.config.ca_id.oid_name, folder.certificate.public_key.public_key
+    return VerifierKey.from_spki(name, SignatureType.COSIGNATURE_MLDSA44, key)
+
+
+async def _issue_site(ca: RunningCA, name: str) -> _Site:
     """Obtain both forms of a certificate for the host, in a round with others, so that there is something to prove."""
-    place, ca = fleet.folder, fleet.members["ca"]
     key = generate_private_key(SECP256R1())
-    keys = [generate_private_key(SECP256R1()) for _ in range(_FILLERS)]
-    lines = []
-    for host, holder in [*((f"{name}-{number}.example.com", keys[number]) for number in range(_FILLERS)), (HOST, key)]:
-        public = holder.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        lines.append({"public_key": public.decode(), "dns": [host], "request_key": f"{name} {host}"})
-    requests, answers = place / f"{name}.requests", place / f"{name}.answers"
-    requests.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    run_mtc(["ca", "issue", str(ca.folder), "--bulk", str(requests), "--out", str(answers)])
-    last = json.loads(answers.read_text("utf-8").splitlines()[-1])
-    standalone, relative = place / f"{name}.standalone.pem", place / f"{name}.landmark.pem"
-    standalone.write_text(last["certificate"], "utf-8")
-    run_mtc(["cert", "upgrade", str(standalone), "--log", ca.url, "--wait", "--out", str(relative)])
-    paths = [parse_certificate_chains(file.read_bytes(), None)[0] for file in (standalone, relative)]
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    hosts = [*(f"{name}-{number}.example.com" for number in range(_FILLERS)), HOST]
+    answers = await ca.issue(
+        [IssuanceRequest(spki=spki, dns_names=(host,), request_key=f"{name} {host}".encode()) for host in hosts]
+    )
+    last = answers[-1]
+    if isinstance(last, Error):
+        raise last
+    pem = last.pem.encode()
+
+    async def upgrade() -> str | None:
+        """Ask for the other form; None before there is a landmark."""
+        answer = await ca.upgrade(pem)
+        return str(answer["certificate"]) if "certificate" in answer else None
+
+    upgraded = await _wait_for(upgrade, "the landmark-relative certificate")
+    texts = (pem, upgraded.encode())
+    standalone, relative = (parse_certificate_chains(text, None)[0] for text in texts)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return _Site(paths[0], paths[1], private)
+    return _Site(standalone, relative, private)
 
 
-async def _learn(fleet: Fleet, revision: DraftRevision) -> TrustStore:
-    """Return the trust of a relying party that learns the landmarks now; every hash is proven to the checkpoint."""
-    certificate = CACertificate.parse(parse_pem((fleet.members["ca"].folder / "ca.pem").read_bytes())[0][1])
-    mirror = VerifierKey.parse(fleet.members["m1"].vkey)
-    trusted = trusted_ca_from_certificate(certificate)
-    own = VerifierKey.from_spki(CA_ID.oid_name, SignatureType.COSIGNATURE_MLDSA44, certificate.public_key.public_key)
-    async with open_log(fleet.members["ca"].url) as source:
+def _trust(ca: RunningCA, mirror: VerifierKey, subtrees: tuple[TrustedSubtree, ...]) -> TrustedCA:
+    """Return a CA as a relying party trusts it, with its mirror."""
+    trusted = trusted_ca_from_certificate(ca.parts.folder.certificate)
+    return replace(
+        trusted,
+        cosigners=(*trusted.cosigners, Cosigner(MIRROR_ID, mirror.verifier)),
+        policy=CosignerPolicy(require=(trusted.ca_id, MIRROR_ID)),
+        trusted_subtrees=subtrees,
+    )
+
+
+async def _wait_for(look: Callable[[], Awaitable[_Found | None]], what: str) -> _Found:
+    """Return what is found by looking again and again. Raises PeerError when it does not come."""
+    until = time.monotonic() + _PATIENCE_S
+    while (found := await look()) is None:
+        if time.monotonic() > until:
+            raise PeerError(Reason.PEER, f"{what} did not come within {_PATIENCE_S:.0f} s")
+        await asyncio.sleep(_POLL_S)
+    return found
+
+
+async def _learn_subtrees(folder: CAFolder, index: int) -> tuple[TrustedSubtree, ...] | None:
+    """Return the subtrees of a CA's active landmarks, from what it serves, every hash proven to the checkpoint.
+
+    None while no subtree has the entry: a certificate can be there a moment before the file that lists its landmark.
+    """
+    async with open_log(str(folder.path)) as source:
         note, file = await source.fetch([f"{_LOG}/checkpoint", f"{_LOG}/landmarks"])
         if note is None or file is None:
             raise PeerError(Reason.PEER, "the CA serves no checkpoint or no landmarks")
-        checkpoint = Checkpoint.parse(open_note(note, [own]).text, trusted.hash.size)
-        assert checkpoint.origin == log_id(CA_ID, _LOG).oid_name, "our own CA has our own log"
+        hasher = active_kernel().hasher(folder.certificate.hash.name)
+        checkpoint = Checkpoint.parse(open_note(note, [_key_of(folder)]).text, hasher.size)
+        assert checkpoint.origin == log_id(folder.config.ca_id, _LOG).oid_name, "our own CA has our own log"
         now = datetime.now(UTC)
-        landmarks = ActiveLandmarks.parse(file, now, revision)
-        hasher = active_kernel().hasher(trusted.hash.name)
-        reader = LogReader(hasher, source, f"{_LOG}/")
-        head = TreeHead(checkpoint.tree_size, checkpoint.root_hash)
+        landmarks = ActiveLandmarks.parse(file, now, folder.config.revision)
         wanted = [
             (landmark, subtree)
             for landmark in landmarks.active(now)
@@ -183,25 +255,18 @@ async def _learn(fleet: Fleet, revision: DraftRevision) -> TrustStore:
         def hash_all(hashes: HashReader) -> list[bytes]:
             return [subtree_hash(hasher, hashes, subtree) for _, subtree in wanted]
 
-        found = await reader.ask(head, hash_all)
-    subtrees = [
+        head = TreeHead(checkpoint.tree_size, checkpoint.root_hash)
+        found = await LogReader(hasher, source, f"{_LOG}/").ask(head, hash_all)
+    if not any(subtree.contains(index) for _, subtree in wanted):
+        return None
+    return tuple(
         TrustedSubtree(_LOG, subtree, value, landmark.number)
         for (landmark, subtree), value in zip(wanted, found, strict=True)
-    ]
-    return TrustStore(
-        [
-            replace(
-                trusted,
-                cosigners=(*trusted.cosigners, Cosigner(MIRROR_ID, mirror.verifier)),
-                policy=CosignerPolicy(require=(CA_ID, MIRROR_ID)),
-                trusted_subtrees=tuple(subtrees),
-            )
-        ]
     )
 
 
-def _cases(known: _Site, later: _Site) -> list[_Case]:
-    """Return the servers: two that are as they should be, and three that are wrong in one way each."""
+def _cases(known: _Site, later: _Site, foreign: _Site) -> list[Case]:
+    """Return the servers: three that are as they should be, and three that are wrong in one way each."""
     signed = Certificate.parse(later.standalone.certificates[0]).proof
     own = tuple(item for item in signed.signatures if item.cosigner_id == CA_ID.binary)
     short = _with_proof(later.standalone, replace(signed, signatures=own))
@@ -214,15 +279,16 @@ def _cases(known: _Site, later: _Site) -> list[_Case]:
     return [
         _case("landmark-relative", "both, landmark known", known, (known.relative, known.standalone), must_load=True),
         _case("standalone", "both, landmark newer", later, (later.relative, later.standalone), must_load=True),
+        _case("ca-id", "both, no landmarks known", foreign, (foreign.relative, foreign.standalone), must_load=True),
         _case("corrupted-proof", "one bit of the proof flipped", known, (broken, known.standalone), must_load=False),
         _case("unknown-landmark", "a newer landmark misnamed", later, (misnamed, later.standalone), must_load=False),
         _case("missing-mirror", "no cosignature of the mirror", later, (short,), must_load=False),
     ]
 
 
-def _case(name: str, title: str, site: _Site, chains: Sequence[CertificateChain], *, must_load: bool) -> _Case:
+def _case(name: str, title: str, site: _Site, chains: Sequence[CertificateChain], *, must_load: bool) -> Case:
     """Return a server with these paths of a site."""
-    return _Case(name, title, tuple(CertificationPath.build(chain, site.key) for chain in chains), must_load)
+    return Case(name, title, tuple(CertificationPath.build(chain, site.key) for chain in chains), must_load)
 
 
 def _with_proof(chain: CertificateChain, proof: MTCProof) -> CertificateChain:
@@ -230,126 +296,33 @@ def _with_proof(chain: CertificateChain, proof: MTCProof) -> CertificateChain:
     return CertificateChain(chain.properties, (Certificate.parse(chain.certificates[0]).with_proof(proof),))
 
 
-async def _visit_with_two(place: Path, store: TrustStore, known: _Site, later: _Site) -> list[Outcome]:
-    """Visit all servers with a browser that has the landmarks, and at the same time one with another that has none."""
-    bare = TrustStore([replace(ca, trusted_subtrees=()) for ca in store.cas])
-    fresh = _case("no-landmarks", "both, for a new browser", known, (known.relative, known.standalone), must_load=True)
-    first, second = await asyncio.gather(
-        _visit_all(place / "with-landmarks", store, _cases(known, later)),
-        _visit_all(place / "without-landmarks", bare, [fresh]),
-    )
-    return first + second
-
-
-async def _visit_all(place: Path, store: TrustStore, cases: Sequence[_Case]) -> list[Outcome]:
-    """Serve all, visit each with one browser, and read its net log when it has ended. place: a new folder."""
-    seen: list[tuple[_Case, Page, Visit, Path]] = []
-    with ExitStack() as stack:
-        servers = [stack.enter_context(AnchorServer(case.paths, _page_of(case))) for case in cases]
-        async with open_browser(place, store, {HOST: "127.0.0.1"}, datetime.now(UTC)) as browser:
-            for case, server in zip(cases, servers, strict=True):
-                url = f"https://{HOST}:{server.port}/"
-                page = await (browser.visit_patiently(url) if case.must_load else browser.visit(url))
-                file = place / f"{case.name}.png"
-                file.write_bytes(await browser.screenshot())
-                seen.append((case, page, server.last_visit(), file))
-    verdicts = {verdict.certificate: verdict for verdict in read_verdicts(place / NET_LOG)}
-    nothing = Verdict(b"", (), -1)
-    return [
-        Outcome(case.name, case.title, case.must_load, page, visit, verdicts.get(_sent(case, visit), nothing), file)
-        for case, page, visit, file in seen
-    ]
-
-
-def _sent(case: _Case, visit: Visit) -> bytes:
-    """Return the certificate that a server sent."""
-    return case.paths[visit.path].certificates[0]
-
-
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-body {{ font: 18px/1.5 sans-serif; margin: 0; background: #f4f1ea; color: #22302c }}
-main {{ max-width: 46rem; margin: 3rem auto; padding: 2rem 2.5rem; background: #fff; border-radius: 14px }}
-h1 {{ margin: 0 0 1rem; font-size: 2rem; color: #0b6b4f }}
-td {{ padding: .15rem 1.2rem .15rem 0; vertical-align: top }} td:first-child {{ color: #6b7a75 }}
-code {{ font-size: .9em }}
-</style></head><body><main><h1>{form}</h1><table>{rows}</table></main></body></html>"""
-
-
-def _page_of(case: _Case) -> Callable[[Visit], str]:
-    """Return what makes the page of a server: it tells the visitor what was asked for and sent."""
-
-    def page(visit: Visit) -> str:
-        certificate = Certificate.parse(case.paths[visit.path].certificates[0])
-        proof = certificate.proof
-        rows = {
-            "host": HOST,
-            "issued by": f"CA {certificate.ca_id}, log {certificate.log_number}, entry {certificate.index}",
-            "you asked for": ", ".join(map(str, visit.requested or ())) or "nothing",
-            "certificate": f"{len(case.paths[visit.path].certificates[0]):,} bytes",
-            "proof": f"{32 * len(proof.inclusion_proof)} bytes to subtree {proof.subtree}",
-            "signatures": ", ".join(item.name for item in proof.signatures) or "none: you have the landmark",
-        }
-        shown_rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td><code>{html.escape(value)}</code></td></tr>"
-            for name, value in rows.items()
-        )
-        form = f"{'A standalone' if proof.signatures else 'A landmark-relative'} certificate"
-        return _PAGE.format(title=html.escape(case.name), form=form, rows=shown_rows)
-
-    return page
-
-
 def _tell_setup(out: Console, ca: TrustedCA, known: _Site) -> None:
-    """Say what the browser was given."""
+    """Say what the browser is given."""
     entry = Certificate.parse(known.standalone.certificates[0])
     numbers = sorted({item.landmark for item in ca.trusted_subtrees if item.landmark is not None})
     out.print(
-        f"CA [bold]{ca.ca_id}[/] and mirror [bold]{MIRROR_ID}[/] run; the certificate for {HOST} is entry {entry.index}"
-        f" of log {entry.log_number}.\nA fresh Chromium profile trusts both, and knows "
-        f"{len(ca.trusted_subtrees)} subtrees up to landmark {numbers[-1]}.\n"
+        f"CAs [bold]{CA_ID}[/] and [bold]{OTHER_CA_ID}[/] and mirror [bold]{MIRROR_ID}[/] run; the certificate for "
+        f"{HOST} is entry {entry.index} of log {entry.log_number} of {CA_ID}.\nA fresh Chromium profile trusts all "
+        f"three, and knows {len(ca.trusted_subtrees)} subtrees of {CA_ID}, up to landmark {numbers[-1]}.\n"
     )
 
 
 def _tell(out: Console, outcomes: Sequence[Outcome]) -> None:
     """Show what the browser made of each server."""
-    rows = table("the server has", "it sends", "bytes", "the browser says", "and its verifier", numeric=(2,))
+    rows = table("", "the server has", "it sends", "bytes", "the browser says", "and its verifier", numeric=(3,))
     for outcome in outcomes:
-        sent = "as asked" if outcome.visit.is_matched else "unasked"
         colour = "green" if outcome.page.is_secure else "red"
-        said = outcome.page.security_state if outcome.page.is_secure else outcome.page.error
+        said = outcome.page.security_state if outcome.page.is_secure else outcome.page.error.removeprefix(_REFUSED)
         rows.add_row(
+            "[green]✓[/]" if outcome.is_right else "[bold red]wrong[/]",
             outcome.title,
-            f"{form_of(outcome.verdict)}, {sent}",
+            outcome.form if outcome.visit.is_matched else f"{outcome.form}, unasked",
             f"{len(outcome.verdict.certificate):,}",
             f"[{colour}]{shown(said)}[/]",
-            shown(why(outcome.verdict)),
+            shown(outcome.why),
         )
     out.print(rows)
-    asked = [", ".join(map(str, outcome.visit.requested or ())) or "nothing" for outcome in outcomes]
-    out.print(
-        f"\nThe browser with landmarks asked every server for [bold]{asked[0]}[/], "
-        f"the new one for [bold]{asked[-1]}[/].\nWhat they showed:\n"
-    )
+    asked = ", ".join(map(str, outcomes[0].visit.requested or ())) or "nothing"
+    out.print(f"\nIt asked every server for [bold]{asked}[/]. What it showed:\n")
     for outcome in outcomes:
-        out.print(f"  {shown(str(outcome.screenshot))}", style="cyan")
-
-
-def form_of(verdict: Verdict) -> str:
-    """Return which form of certificate a verdict is about."""
-    if not verdict.certificate:
-        return "nothing"
-    return "standalone" if Certificate.parse(verdict.certificate).proof.signatures else "landmark-relative"
-
-
-def why(verdict: Verdict) -> str:
-    """Return the browser's own reason in few words."""
-    trusted = verdict.note("trusted_subtree_hash")
-    if trusted and trusted != "not found":
-        matches = trusted == verdict.note("expected_subtree_hash")
-        return "the subtree of a landmark has this hash" if matches else "the subtree of a landmark has another hash"
-    signed = [line.removeprefix("VerifyMTC: ") for line in verdict.notes if line.startswith("VerifyMTC: ")]
-    if not signed and not verdict.policy:
-        return "no landmark with this subtree, no signatures"
-    return "; ".join([*signed, verdict.policy])
+        out.print(f"  {shown(str(outcome.screenshot))}", style="cyan", soft_wrap=True)

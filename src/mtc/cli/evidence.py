@@ -20,6 +20,7 @@ from mtc.cosign.evidence import (
     Side,
     SignedSubtree,
     SplitSubtree,
+    SplitTrees,
     SplitView,
     WentBack,
     parse_evidence,
@@ -158,7 +159,7 @@ def _print_json(value: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
 
-def _parts(evidence: Evidence) -> list[tuple[str, str]]:  # noqa: PLR0911 - one case per kind
+def _parts(evidence: Evidence) -> list[tuple[str, str]]:  # noqa: C901, PLR0911 - one case per kind
     """Return what a bundle holds as texts with labels."""
     match evidence.exhibit:
         case SplitView(first, second):
@@ -171,6 +172,14 @@ def _parts(evidence: Evidence) -> list[tuple[str, str]]:  # noqa: PLR0911 - one 
             return [("first", _text(one)), ("second", _text(other))]
         case ForeignSubtree(signed, checkpoint, held, proof):
             return [("signed", _text(signed)), ("checkpoint", _text(checkpoint)), ("proof", _proof(held, proof))]
+        case SplitTrees(subtree, one, other):
+            return [
+                ("subtree", str(subtree)),
+                ("first", _text(one.checkpoint)),
+                ("proof", _proof(one.held, one.proof)),
+                ("second", _text(other.checkpoint)),
+                ("proof", _proof(other.held, other.proof)),
+            ]
         case WentBack(larger, later):
             return [("larger", _text(larger)), ("later", _text(later))]
         case RolledBack(checkpoint, cosigner, size, root):

@@ -21,6 +21,7 @@ from mtc.cli.output import (
     write_new_file,
 )
 from mtc.cosign.config import check_url
+from mtc.cosign.evidence.service import EVIDENCE_PREFIX
 from mtc.crypto import Verifier
 from mtc.errors import Error, FormatError, Reason, UsageError
 from mtc.trust import format_trust_store
@@ -28,6 +29,7 @@ from mtc.trust.updater import (
     Updated,
     Updater,
     UpdaterConfig,
+    count_evidence,
     create_updater,
     http_client,
     parse_pinned_key,
@@ -73,27 +75,36 @@ def _read_key(file: str) -> Verifier:
 
 def run_update(folder: str, *, is_daemon: bool, interval_s: int, metrics: str | None, as_json: bool) -> ExitCode:
     """Update once, or again and again. metrics: file to write for a collector."""
-    look = _Look(None if metrics is None else Path(metrics), as_json)
+    look = _Look(None if metrics is None else Path(metrics), as_json, is_daemon)
     return asyncio.run(_follow(Path(folder), interval_s, look) if is_daemon else _update(Path(folder), look))
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One look at the service, and where its outcome is told."""
+    """One look at the service, and where its outcome is told. goes_on: more looks follow, whatever this one gives."""
 
     metrics: Path | None
     as_json: bool
+    goes_on: bool
 
     async def take(self, updater: Updater, http: HTTPClient) -> ExitCode:
         """Look once; what goes wrong is reported and not raised, except for wrong arguments."""
         try:
-            code = _report(await updater.update(http, _now()), as_json=self.as_json)
+            code = _report(updater.folder, await updater.update(http, _now()), as_json=self.as_json)
         except UsageError:
             raise
         except Error as error:
-            code = _report_failure(updater.freshness(_now()), updater.state, error, as_json=self.as_json)
-        if self.metrics is not None:
-            write_metrics(self.metrics, updater.state, updater.freshness(_now()), _now())
+            code = _report_failure(updater, error, as_json=self.as_json)
+        try:
+            if self.metrics is not None:
+                kept = count_evidence(updater.folder)
+                write_metrics(self.metrics, updater.state, updater.freshness(_now()), _now(), evidence=kept)
+        except UsageError as error:
+            if not self.goes_on:
+                raise
+            # A full disk today does not end the updates of tomorrow.
+            print_error(error)
+            code = ExitCode.NO
         return code
 
 
@@ -122,11 +133,12 @@ TRUST_METRICS = (
     Metric("mtc_trust_looked_seconds", MetricKind.GAUGE, "When the service was last asked, POSIX seconds."),
     Metric("mtc_trust_staleness", MetricKind.GAUGE, "1 for the word that describes what is held.", ("staleness",)),
     Metric("mtc_trust_landmark", MetricKind.GAUGE, "Latest landmark held, by CA and log.", ("ca", "log")),
+    Metric("mtc_trust_evidence", MetricKind.GAUGE, "Bundles of evidence that are kept; see docs/evidence.md."),
 )
 """Metrics of a relying party; see docs/updates.md."""
 
 
-def write_metrics(file: Path, state: UpdateState, freshness: Freshness, now: datetime) -> None:
+def write_metrics(file: Path, state: UpdateState, freshness: Freshness, now: datetime, *, evidence: int) -> None:
     """Write what a relying party holds for a textfile collector, whole or not at all. Raises UsageError."""
     metrics = Metrics(TRUST_METRICS)
     metrics.set("mtc_trust_version", state.version)
@@ -134,11 +146,16 @@ def write_metrics(file: Path, state: UpdateState, freshness: Freshness, now: dat
     metrics.set("mtc_trust_looked_seconds", int(now.timestamp()))
     for word in Staleness:
         metrics.set("mtc_trust_staleness", word is freshness.staleness, staleness=word.value)
+    metrics.set("mtc_trust_evidence", evidence)
     for log in state.logs:
         metrics.set("mtc_trust_landmark", log.latest.number, ca=log.ca_id, log=log.log_number)
     temporary = file.with_name(f".{file.name}.new")
     write_new_file(temporary, metrics.encode())
-    temporary.replace(file)
+    try:
+        temporary.replace(file)
+    except OSError as error:
+        text = (error.strerror or str(error)).lower()
+        raise UsageError(Reason.UNREADABLE, f"{file} cannot be replaced: {text}", file=str(file)) from None
 
 
 def run_show(folder: str, *, with_store: bool, as_json: bool) -> ExitCode:
@@ -155,10 +172,11 @@ def run_show(folder: str, *, with_store: bool, as_json: bool) -> ExitCode:
         return ExitCode.NO
     freshness = freshness_of(state, now, config.stale_after_s)
     if as_json and not with_store:
-        _print(_describe(state, freshness))
+        _print(_describe(Path(folder), state, freshness))
     elif not with_store:
         _show(state, freshness)
-    return _code(freshness)
+        _tell_evidence(Path(folder))
+    return _code(Path(folder), freshness)
 
 
 def _show(state: UpdateState, freshness: Freshness) -> None:
@@ -198,9 +216,9 @@ def run_rollback(folder: str, *, version: int | None, as_json: bool) -> None:
         )
 
 
-def _report(updated: Updated, *, as_json: bool) -> ExitCode:
+def _report(folder: Path, updated: Updated, *, as_json: bool) -> ExitCode:
     """Say what an update gave."""
-    code = _code(updated.freshness)
+    code = _code(folder, updated.freshness)
     if updated.findings:
         code = ExitCode.NO
     if as_json:
@@ -209,7 +227,7 @@ def _report(updated: Updated, *, as_json: bool) -> ExitCode:
             for item in updated.findings
         ]
         about = {"new": updated.is_new, "delta": updated.is_delta, "bytes": updated.bytes, "findings": findings}
-        _print({**_describe(updated.state, updated.freshness), **about})
+        _print({**_describe(folder, updated.state, updated.freshness), **about})
         return code
     how = "nothing new" if not updated.is_new else "a delta" if updated.is_delta else "everything"
     console().print(f"{_headline(updated.state, updated.freshness)} · {how} in {updated.bytes:,} bytes")
@@ -218,13 +236,31 @@ def _report(updated: Updated, *, as_json: bool) -> ExitCode:
         error_console().print(
             f"[bold red]not taken:[/] {about_log}: {shown(item.error.message)} [dim]({item.error.reason})[/]"
         )
+    _tell_evidence(folder)
     return code
 
 
-def _report_failure(freshness: Freshness, state: UpdateState, error: Error, *, as_json: bool) -> ExitCode:
+def _tell_evidence(folder: Path) -> None:
+    """Say that evidence is kept, if there is any."""
+    if kept := count_evidence(folder):
+        error_console().print(
+            f"[bold red]two histories:[/] {kept} bundles of evidence lie in {shown(str(folder / EVIDENCE_PREFIX))}; "
+            "report them, then move them away. mtc evidence verify FILE tells what one proves"
+        )
+
+
+def _report_failure(updater: Updater, error: Error, *, as_json: bool) -> ExitCode:
     """Say why nothing was taken, and how old what is held is."""
+    freshness, state = updater.freshness(_now()), updater.state
     if as_json:
-        _print({**_describe(state, freshness), "new": False, "reason": error.reason, "message": error.message})
+        _print(
+            {
+                **_describe(updater.folder, state, freshness),
+                "new": False,
+                "reason": error.reason,
+                "message": error.message,
+            }
+        )
     else:
         print_error(error)
         console().print(f"{_headline(state, freshness)} · the last good state stays")
@@ -246,7 +282,7 @@ def _headline(state: UpdateState, freshness: Freshness) -> str:
     return f"{word}: version {state.version}, {freshness.age_s:,} s old; {ends}{behind}"
 
 
-def _describe(state: UpdateState, freshness: Freshness) -> dict[str, object]:
+def _describe(folder: Path, state: UpdateState, freshness: Freshness) -> dict[str, object]:
     """Return a state for scripts."""
     policy = state.policy
     logs = [
@@ -268,13 +304,15 @@ def _describe(state: UpdateState, freshness: Freshness) -> dict[str, object]:
         "policy_left_s": freshness.policy_left_s,
         "behind": list(freshness.behind),
         "state_bytes": len(state.encode()),
+        "evidence": count_evidence(folder),
         "logs": logs,
     }
 
 
-def _code(freshness: Freshness) -> ExitCode:
-    """Return the exit code that tells scripts about staleness."""
-    return ExitCode.DONE if freshness.staleness is Staleness.FRESH else ExitCode.NO
+def _code(folder: Path, freshness: Freshness) -> ExitCode:
+    """Return the exit code that tells scripts about staleness, and about evidence that nobody has looked at."""
+    is_well = freshness.staleness is Staleness.FRESH and not count_evidence(folder)
+    return ExitCode.DONE if is_well else ExitCode.NO
 
 
 def _now() -> datetime:

@@ -5,17 +5,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from mtc.cli.output import console, read_input, shown
+from mtc.cli.output import ExitCode, console, read_input, shown, table
 from mtc.cosign.config import check_url, parse_address
 from mtc.errors import PeerError, Reason, UsageError
 from mtc.signer.service.folder import read_passphrase
 from mtc.updates.config import UpdatesConfig
 from mtc.updates.folder import add_ca, create_service, read_updates_config
 from mtc.updates.serve import run_service
-from mtc.web.client import HTTPClient
+from mtc.web.client import Answer, ClientLimits, HTTPClient
 from mtc.web.logs import configure_logs
 from mtc.web.server import loop_factory
+
+MAX_HEALTH_BYTES = 16 << 20
+"""Largest answer about a service's health; hundreds of CAs may each have a trouble."""
 
 
 def run_init(folder: str, *, listen: str, passphrase_file: str | None, as_json: bool) -> None:
@@ -43,7 +47,14 @@ def run_init(folder: str, *, listen: str, passphrase_file: str | None, as_json: 
 
 
 def run_add_ca(  # noqa: PLR0913 - what there is to say about a CA
-    folder: str, *, ca: str, url: str | None, mirrors: list[str], at_least: int | None, max_active: int, as_json: bool
+    folder: str,
+    *,
+    ca: str,
+    url: str | None,
+    mirrors: list[str],
+    at_least: int | None,
+    max_active: int | None,
+    as_json: bool,
 ) -> None:
     """Add a CA to a service's configuration."""
     pem, prefix = asyncio.run(_fetch_ca(ca)) if "://" in ca else (read_input(ca), None)
@@ -89,6 +100,51 @@ def run_serve(folder: str, *, listen: str | None, passphrase_file: str | None, a
     configure_logs(sys.stderr, is_json=True if as_json else None)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run_service(Path(folder), listen=listen, passphrase_file=passphrase_file))
+
+
+def run_status(url: str, *, as_json: bool) -> ExitCode:
+    """Say how a running service is."""
+
+    async def fetch() -> Answer:
+        async with HTTPClient(ClientLimits(attempts=1)) as client:
+            return await client.fetch(f"{check_url(url, 'URL')}/health", most=MAX_HEALTH_BYTES)
+
+    found = _parse_health(asyncio.run(fetch()).body, url)
+    if as_json:
+        _print(found)
+    else:
+        _show_health(found)
+    return ExitCode.DONE if found["status"] == "ok" else ExitCode.NO
+
+
+def _parse_health(body: bytes, url: str) -> dict[str, Any]:
+    """Return what a service says of itself. Raises PeerError for what no update service says."""
+    try:
+        found = json.loads(body)
+        if {"status", "reasons", "version", "policy_version", "evidence", "cas"} <= found.keys():
+            return dict(found)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise PeerError(Reason.PEER, f"{url} does not say how it is; is it an update service?")
+
+
+def _show_health(found: dict[str, Any]) -> None:
+    """Print what a service says of itself for people."""
+    out = console()
+    colour = "green" if found["status"] == "ok" else "yellow"
+    out.print(
+        f"[{colour}]{shown(str(found['status']))}[/]: version {shown(str(found['version']))}, policy "
+        f"{shown(str(found['policy_version']))}, {shown(str(found['evidence']))} bundles of evidence"
+    )
+    for reason in found["reasons"]:
+        out.print(shown(str(reason)))
+    rows = table("CA", "logs", "landmarks", "trouble", numeric=(1, 2))
+    for ca in found["cas"]:
+        active = sum(log["active"] for log in ca["logs"])
+        rows.add_row(
+            shown(str(ca["ca"])), str(len(ca["logs"])), str(active), shown("; ".join(map(str, ca["troubles"])))
+        )
+    out.print(rows)
 
 
 def _print(fields: dict[str, object]) -> None:

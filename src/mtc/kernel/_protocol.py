@@ -60,6 +60,10 @@ class Scan(NamedTuple):
     signatures_start: int
 
 
+ScanFields = tuple[object, int, int, int, int, int, bytes, bytes, int, int, int]
+"""`Scan` as a plain tuple."""
+
+
 class ExtensionScan(NamedTuple):
     """What a TLS client needs from a certificate's extensions, as a plain tuple in this order.
 
@@ -77,10 +81,14 @@ class ExtensionScan(NamedTuple):
     unknown_critical: bytes | None
 
 
+ExtensionFields = tuple[bool | None, int | None, int | None, list[bytes] | None, list[bytes] | None, bytes | None]
+"""`ExtensionScan` as a plain tuple."""
+
+
 class Scanner(Protocol):
     """Scans certificates of a fixed set of issuers. Stateless and safe to share between threads."""
 
-    def scan(self, der: bytes) -> "tuple[object, ...]":
+    def scan(self, der: bytes) -> "ScanFields":
         """Return the fields of `Scan`.
 
         Raises FormatError (bytes), Rejected (UNKNOWN_CA, NOT_MTC), ProofError (index or length of the proof), checked
@@ -88,7 +96,7 @@ class Scanner(Protocol):
         Spec: Merkle Tree Certificates, "Verifying Certificate Signatures", steps 1-3 and 5-10.
         """
 
-    def scan_many(self, ders: Sequence[bytes]) -> "list[tuple[object, ...] | Error]":
+    def scan_many(self, ders: Sequence[bytes]) -> "list[ScanFields | Error]":
         """Scan each certificate; an error stands in the place of its certificate and is not raised."""
 
 
@@ -135,7 +143,7 @@ class Kernel(Protocol):
     def scanner(self, issuers: Mapping[bytes, IssuerFormat]) -> Scanner:
         """Return a scanner for the issuers, keyed by the DER of their distinguished names."""
 
-    def scan_extensions(self, der: bytes, start: int, end: int) -> "tuple[object, ...]":
+    def scan_extensions(self, der: bytes, start: int, end: int) -> "ExtensionFields":
         """Return the fields of `ExtensionScan` for the Extensions contents der[start:end], framed by a scan before.
 
         Raises FormatError (BAD_EXTENSION, BAD_STRING, …) on a malformed value of an extension that is read.

@@ -8,7 +8,16 @@ from mtc.errors import Error, FormatError, Reason, UsageError
 from mtc.kernel._faults import fault
 from mtc.kernel._keys import PythonKeyFilter, check_capacity, check_filter, check_first, check_row, filter_bytes
 from mtc.kernel._layout import entry_size, frame_extension, parse_layout, parse_proof_layout, tlv
-from mtc.kernel._protocol import FINGERPRINT_BYTES, RECORD_BYTES, IssuerFormat, KeyFilter, Scanner, hash_size
+from mtc.kernel._protocol import (
+    FINGERPRINT_BYTES,
+    RECORD_BYTES,
+    ExtensionFields,
+    IssuerFormat,
+    KeyFilter,
+    ScanFields,
+    Scanner,
+    hash_size,
+)
 
 
 class PythonHasher:
@@ -67,7 +76,7 @@ class PythonScanner:
         """Prepare one hasher per hash in use."""
         self._issuers = {name: (form, PythonHasher(form.hash_name)) for name, form in issuers.items()}
 
-    def scan(self, der: bytes) -> tuple[object, ...]:
+    def scan(self, der: bytes) -> ScanFields:
         """Return the fields of `Scan`."""
         layout = parse_layout(der)
         known = self._issuers.get(der[layout.issuer_start : layout.issuer_end])
@@ -132,9 +141,9 @@ class PythonScanner:
             proof.signatures_start,
         )
 
-    def scan_many(self, ders: Sequence[bytes]) -> "list[tuple[object, ...] | Error]":
+    def scan_many(self, ders: Sequence[bytes]) -> "list[ScanFields | Error]":
         """Scan each certificate; an error stands in the place of its certificate."""
-        results: list[tuple[object, ...] | Error] = []
+        results: list[ScanFields | Error] = []
         for der in ders:
             try:
                 results.append(self.scan(der))
@@ -322,7 +331,7 @@ class PythonKernel:
         """Return a scanner for the issuers."""
         return PythonScanner(issuers)
 
-    def scan_extensions(self, der: bytes, start: int, end: int) -> tuple[object, ...]:
+    def scan_extensions(self, der: bytes, start: int, end: int) -> ExtensionFields:
         """Return the fields of `ExtensionScan`."""
         is_ca: bool | None = None
         key_usage: int | None = None

@@ -1,6 +1,6 @@
 """Public fakes and contract tests, for those who build on the project or add a backend.
 
-Shipped with the package; nothing but tests imports it.
+Shipped with the package; what makes a CA or a site work never imports it, only tests, demonstrations and benchmarks do.
 """
 
 from mtc.testing.clock import FakeClock

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from mtc.ids import TrustAnchorID
-from mtc.tls import CertificationPath, server_context, server_report
+from mtc.tls import CertificationPath, Match, server_context, server_report
+from mtc.web import Clock
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 60.0
 _MAX_REQUEST_BYTES = 1 << 16
 
 
@@ -22,29 +23,43 @@ _MAX_REQUEST_BYTES = 1 << 16
 class Visit:
     """One connection. requested: the IDs in the client's extension, None without one. path: number of the path sent.
 
-    is_matched: the path was sent because the client asked for it, and that was acknowledged. path is -1 when the
-    handshake did not come that far. error: why it failed, empty when it did not.
+    match: why this path. path is -1 when the handshake did not come that far. error: why it failed, empty when it did
+    not.
     """
 
     requested: tuple[TrustAnchorID, ...] | None
     path: int
-    is_matched: bool
+    match: Match = Match.FALLBACK
     error: str = ""
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether the path was sent because the client asked for it; then that was acknowledged."""
+        return self.match.is_acknowledged
 
 
 class AnchorServer:
     """Serves on a free port of loopback. `with` starts and ends it.
 
-    paths: most wanted first; see `mtc.tls.server_context`, which chooses. page: makes the body of the
-    answer. visits: finished handshakes in order, those that failed as well; read it when the client is done.
-    Raises UsageError where this Python's OpenSSL cannot do it.
+    paths: most wanted first; see `mtc.tls.server_context`, which chooses; there fallback is the last. page: makes the
+    body of the answer. resumption: give tickets; otherwise every visitor is sent a certificate. visits: finished
+    handshakes in order, those that failed as well; read it when the client is done. Raises UsageError where this
+    Python's OpenSSL cannot do it.
     """
 
-    def __init__(self, paths: Sequence[CertificationPath], page: Callable[[Visit], str]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[CertificationPath],
+        page: Callable[[Visit], str],
+        *,
+        fallback: CertificationPath | None = None,
+        clock: Clock | None = None,
+        resumption: bool = False,
+    ) -> None:
         """Load the paths and listen."""
         self.visits: list[Visit] = []
         self._page = page
-        self._context = server_context(paths)
+        self._context = server_context(paths, fallback=fallback, clock=clock, resumption=resumption)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
@@ -55,7 +70,7 @@ class AnchorServer:
 
     def last_visit(self) -> Visit:
         """Return the newest connection to which a path was sent; browsers open others in advance, and drop them."""
-        return next((visit for visit in reversed(self.visits) if visit.path >= 0), Visit(None, 0, is_matched=False))
+        return next((visit for visit in reversed(self.visits) if visit.path >= 0), Visit(None, 0))
 
     def __enter__(self) -> Self:
         """Start."""
@@ -107,12 +122,13 @@ class AnchorServer:
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         connection.sendall(head.encode() + body)
+        connection.unwrap()
 
 
 def _visit_of(connection: ssl.SSLSocket, error: str = "") -> Visit:
     """Return what is known of a handshake."""
     report = server_report(connection)
     if report is None or report.selection is None:
-        return Visit(None, -1, is_matched=False, error=error)
+        return Visit(None, -1, error=error)
     requested = None if report.requested is None else report.requested.anchors
-    return Visit(requested, report.selection.index, report.selection.match.is_acknowledged, error)
+    return Visit(requested, report.selection.index, report.selection.match, error)

@@ -31,13 +31,13 @@ from mtc.trust import TrustStore
 PACKAGE = "chromium"
 """The program, and Debian's package of it."""
 NET_LOG = "net-log.json"
-START_S = 30.0
+START_S = 120.0
 """How long the browser may take until it answers, and again until it has read its components: 3 s when all is well."""
-PATIENCE_S = 8.0
+PATIENCE_S = 60.0
 """How long a page that must load may fail: what was read reaches the part of the browser that verifies a bit later."""
-_STOP_S = 10.0
-_CALL_S = 15.0
-_SETTLE_S = 5.0
+_STOP_S = 30.0
+_CALL_S = 60.0
+_SETTLE_S = 20.0
 _POLL_S = 0.05
 _MAX_MESSAGE_BYTES = 64 << 20
 _IN_ACCESS = 1
@@ -52,9 +52,9 @@ _FLAGS = (
     "--no-first-run",
     "--remote-debugging-port=0",
     "--window-size=1000,640",
-    "--enable-features=VerifyMTCs,TLSTrustAnchorIDs",
     "--net-log-capture-mode=IncludeSensitive",
 )
+_SILENT = ["--enable-features=VerifyMTCs", "--disable-features=TLSTrustAnchorIDs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +188,12 @@ class Browser:
         )
 
     async def visit_patiently(self, url: str, patience_s: float = PATIENCE_S) -> Page:
-        """Go to an address that must load, again and again until it does or the time is over; return the last try."""
+        """Go to an address that must be secure, again and again until it is or time is over; return the last try."""
         loop = asyncio.get_running_loop()
         until = loop.time() + patience_s
         while True:
             page = await self.visit(url)
-            if not page.error or loop.time() > until:
+            if page.is_secure or loop.time() > until:
                 return page
             await asyncio.sleep(_POLL_S)
 
@@ -212,12 +212,13 @@ class Browser:
 
 @asynccontextmanager
 async def open_browser(
-    folder: Path, store: TrustStore, hosts: Mapping[str, str], now: datetime
+    folder: Path, store: TrustStore, hosts: Mapping[str, str], now: datetime, *, is_asking: bool = True
 ) -> AsyncIterator[Browser]:
     """Start a browser that trusts a store; it ends with the context, whatever happens.
 
-    folder: new, for profile and net log. hosts: names, and where they lead, such as `127.0.0.1`. Raises UsageError when
-    there is no Chromium here, PeerError when it does not start.
+    folder: for profile and net log, in which there are none. hosts: names, and where they lead, such as `127.0.0.1`.
+    is_asking: send the `trust_anchors` extension. Raises UsageError when there is no Chromium here, PeerError when it
+    does not start.
     """
     program = require_chromium()
     profile = folder / "profile"
@@ -225,6 +226,7 @@ async def open_browser(
     # Whatever else the browser asks for, on its own account, leads nowhere; it would update its components otherwise.
     rules = ",".join([*(f"MAP {name} {address}" for name, address in hosts.items()), "MAP * ~NOTFOUND"])
     command = [program, *_FLAGS, f"--user-data-dir={profile}", f"--host-resolver-rules={rules}"]
+    command += ["--enable-features=VerifyMTCs,TLSTrustAnchorIDs"] if is_asking else _SILENT
     command += [f"--log-net-log={folder / NET_LOG}", "data:text/html,ready"]
     if os.geteuid() == 0:
         # Chromium's sandbox does not work for root, and containers have nobody else.

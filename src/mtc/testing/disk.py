@@ -34,11 +34,14 @@ class _Node:
 
 @dataclass(slots=True)
 class _Disk:
-    """Names and changes of names. pending: (name, node or None), oldest first, not yet durable."""
+    """Names and changes of names. pending: (name, node or None), oldest first, not yet durable.
 
-    seen: dict[Path, _Node] = field(default_factory=dict)
-    durable: dict[Path, _Node] = field(default_factory=dict)
-    pending: list[tuple[Path, _Node | None]] = field(default_factory=list)
+    A name is a path's text: a crash test compares names by the million, and paths take ten times as long.
+    """
+
+    seen: dict[str, _Node] = field(default_factory=dict)
+    durable: dict[str, _Node] = field(default_factory=dict)
+    pending: list[tuple[str, _Node | None]] = field(default_factory=list)
 
 
 class ModelDisk:
@@ -58,7 +61,7 @@ class ModelDisk:
         self._disk = _Disk()
         self._registers: dict[str, bytes] = {}
         for path in (*reversed(root.parents), root):
-            self._disk.seen[path] = self._disk.durable[path] = _Node(is_folder=True)
+            self._disk.seen[str(path)] = self._disk.durable[str(path)] = _Node(is_folder=True)
 
     def crash_at(self, number: int) -> None:
         """Stop the machine before the system call with that number."""
@@ -88,7 +91,7 @@ class ModelDisk:
     def make_folder(self, path: Path, _mode: int) -> bool:
         """Make a folder."""
         self.count_call()
-        if path in self._disk.seen:
+        if str(path) in self._disk.seen:
             return False
         self._name(path, _Node(is_folder=True))
         return True
@@ -96,13 +99,13 @@ class ModelDisk:
     def is_folder(self, path: Path) -> bool:
         """Tell whether a folder is there."""
         self.check_running()
-        node = self._disk.seen.get(path)
+        node = self._disk.seen.get(str(path))
         return node is not None and node.is_folder
 
     def write(self, path: Path, data: bytes, _mode: int) -> None:
         """Make a new file; its data is volatile."""
         self.count_call()
-        if path in self._disk.seen:
+        if str(path) in self._disk.seen:
             raise FileExistsError(path)
         self._name(path, _Node(is_folder=False, data=data))
 
@@ -116,16 +119,16 @@ class ModelDisk:
         """Make names durable."""
         self.count_call()
         self._find(path)
-        disk = self._disk
+        disk, folder = self._disk, str(path)
         for name, node in disk.pending:
-            if name.parent == path:
+            if _parent(name) == folder:
                 _apply(disk.durable, name, node)
-        disk.pending = [(name, node) for name, node in disk.pending if name.parent != path]
+        disk.pending = [(name, node) for name, node in disk.pending if _parent(name) != folder]
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name."""
         self.count_call()
-        if target in self._disk.seen:
+        if str(target) in self._disk.seen:
             raise FileExistsError(target)
         self._name(target, self._find(source))
 
@@ -156,7 +159,12 @@ class ModelDisk:
         self.check_running()
         if not self._find(folder).is_folder:
             raise NotADirectoryError(folder)
-        return [(path.name, node.is_folder) for path, node in self._disk.seen.items() if path.parent == folder != path]
+        parent = str(folder)
+        return [
+            (name.rpartition("/")[2], node.is_folder)
+            for name, node in self._disk.seen.items()
+            if _parent(name) == parent != name
+        ]
 
     def lock(self, _path: Path) -> Callable[[], None]:
         """Lock nothing: the model has one process at a time."""
@@ -164,18 +172,19 @@ class ModelDisk:
         return lambda: None
 
     def _find(self, path: Path) -> _Node:
-        node = self._disk.seen.get(path)
+        node = self._disk.seen.get(str(path))
         if node is None:
             raise FileNotFoundError(path)
         return node
 
     def _name(self, path: Path, node: _Node | None) -> None:
         """Change a name, volatile."""
-        parent = self._disk.seen.get(path.parent)
+        name = str(path)
+        parent = self._disk.seen.get(_parent(name))
         if parent is None or not parent.is_folder:
             raise FileNotFoundError(path.parent)
-        _apply(self._disk.seen, path, node)
-        self._disk.pending.append((path, node))
+        _apply(self._disk.seen, name, node)
+        self._disk.pending.append((name, node))
 
     # Crashes.
 
@@ -208,25 +217,31 @@ class ModelDisk:
         after = ModelDisk(self.root)
         after._registers = dict(self._registers)
         copies: dict[int, _Node] = {}
-        for path in sorted(names):
-            node = names[path]
+        # Component by component, so that a folder comes before what is in it.
+        for name in sorted(names, key=lambda name: name.split("/")):
+            node = names[name]
             # A folder that was lost takes its files along.
-            if path != self.root and path.parent not in after._disk.durable:
+            if _parent(name) not in after._disk.durable:
                 continue
             if id(node) not in copies:
                 content = _left(node, data.get(id(node), 3))
                 copies[id(node)] = _Node(node.is_folder, content, None if node.is_folder else content)
-            if path not in after._disk.durable:
-                after._disk.seen[path] = after._disk.durable[path] = copies[id(node)]
+            if name not in after._disk.durable:
+                after._disk.seen[name] = after._disk.durable[name] = copies[id(node)]
         return after
 
 
-def _apply(names: dict[Path, _Node], path: Path, node: _Node | None) -> None:
+def _parent(name: str) -> str:
+    """Return the name of the folder that a name is in; the outermost folder is in itself."""
+    return name.rpartition("/")[0] or "/"
+
+
+def _apply(names: dict[str, _Node], name: str, node: _Node | None) -> None:
     """Change a name."""
     if node is None:
-        names.pop(path, None)
+        names.pop(name, None)
     else:
-        names[path] = node
+        names[name] = node
 
 
 def _unsynced(disk: _Disk) -> list[_Node]:

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 from mtc.errors import PeerError, Reason
 
-START_S = 30.0
+START_S = 60.0
 """How long a process may take until it answers."""
 STOP_S = 15.0
 """How long a process may take to end after SIGTERM; then it is killed."""

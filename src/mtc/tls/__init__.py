@@ -12,18 +12,21 @@ TLS libraries. No handshake here is our own.
 Spec: TLS Trust Anchor Identifiers; Merkle Tree Certificates, "Use in TLS".
 """
 
-from mtc.tls.adapters.clients import ClientReport
-from mtc.tls.adapters.doctor import BackEnd, describe_back_ends
-from mtc.tls.adapters.files import RequestFolder, load_request_folder
-from mtc.tls.adapters.servers import ServerReport
-from mtc.tls.adapters.stdlib import (
+from mtc.tls.adapters.choose import (
+    BackEndName,
     ClientContext,
     ServerContext,
     client_context,
     client_report,
+    negotiated_group,
     server_context,
     server_report,
 )
+from mtc.tls.adapters.clients import ClientReport
+from mtc.tls.adapters.connecting import connect, open_connection
+from mtc.tls.adapters.doctor import BackEnd, describe_back_ends
+from mtc.tls.adapters.files import RequestFolder, load_request_folder
+from mtc.tls.adapters.servers import ServerReport
 from mtc.tls.extension import CODE_POINT, TrustAnchorsExtension, check_acknowledgement
 from mtc.tls.hello import ClientHello, find_client_hello, parse_client_hello
 from mtc.tls.paths import CertificationPath, is_merkle_tree_certificate, parse_paths
@@ -42,6 +45,7 @@ from mtc.tls.selection import (
 __all__ = [
     "CODE_POINT",
     "BackEnd",
+    "BackEndName",
     "CertificationPath",
     "ClientContext",
     "ClientHello",
@@ -57,11 +61,14 @@ __all__ = [
     "check_acknowledgement",
     "client_context",
     "client_report",
+    "connect",
     "describe_back_ends",
     "find_client_hello",
     "is_merkle_tree_certificate",
     "load_request_folder",
     "match_path",
+    "negotiated_group",
+    "open_connection",
     "parse_client_hello",
     "parse_paths",
     "parse_server_name",

@@ -6,7 +6,6 @@ Identifiers"; RFC 8446, "Signature Algorithms", for the schemes of a key.
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import cast
 
 from mtc.cert import Certificate, CertificateChain, PropertyList, parse_certificate_chains
 from mtc.errors import FormatError, Reason, Rejected, UsageError
@@ -100,7 +99,7 @@ class CertificationPath:
         addresses: list[bytes] | None = None
         if layout.extensions_end:
             found = active_kernel().scan_extensions(der, layout.extensions_start, layout.extensions_end)
-            dns_names, addresses = cast("tuple[list[bytes] | None, list[bytes] | None]", found[3:5])
+            dns_names, addresses = found[3:5]
         return CertificationPath(
             certificates=chain.certificates,
             properties=properties,

@@ -154,20 +154,25 @@ def plan_retry(
 
     available: what the server listed in EncryptedExtensions, its first choice first; None when it sent nothing. It is
     the server's word, seen before the server was verified: it may choose among what the client trusts and no more.
+    What the client's list did not cover goes first: a landmark that it covered may be the very one that failed.
     is_retry: the connection that failed was such a retry already; there is only one.
     Spec: TLS Trust Anchor Identifiers, "Retry".
     """
     if is_retry or available is None:
         return None
-    known = {ca.ca_id for ca in store.cas}
+    asked = requested_anchors(store, now).anchors
+    by_id = {ca.ca_id for ca in store.cas}
     seconds = now.timestamp()
-    for ca in store.cas:
-        known.update(
-            landmark_id(ca.ca_id, trusted.log_number, trusted.landmark)
-            for trusted in ca.trusted_subtrees
-            if trusted.landmark is not None and seconds < trusted.expires_at
-        )
-    return next((anchor for anchor in available.anchors if anchor in known), None)
+    by_landmark = {
+        landmark_id(ca.ca_id, trusted.log_number, trusted.landmark)
+        for ca in store.cas
+        for trusted in ca.trusted_subtrees
+        if trusted.landmark is not None and seconds < trusted.expires_at
+    }
+    # Every landmark that the client trusts belongs to a group that it asked for.
+    new = [anchor for anchor in available.anchors if anchor in by_id and anchor not in asked]
+    known = [anchor for anchor in available.anchors if anchor in by_id or anchor in by_landmark]
+    return next(iter(new + known), None)
 
 
 def parse_server_name(text: str | None) -> ServerName | None:

@@ -26,6 +26,7 @@ from mtc.trust.verify import (
     Verified,
     VerifiedSignature,
     verify_certificate,
+    verify_certificate_at,
     verify_signature,
     verify_signatures,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "parse_trust_store",
     "trusted_ca_from_certificate",
     "verify_certificate",
+    "verify_certificate_at",
     "verify_signature",
     "verify_signatures",
 ]

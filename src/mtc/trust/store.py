@@ -13,7 +13,7 @@ from mtc.cert import CACertificate, SerialRanges, issuer_format
 from mtc.crypto import HASH_ALGORITHMS, HashAlgorithm, Verifier
 from mtc.errors import Error, FormatError, Reason
 from mtc.ids import MAX_LOG_NUMBER, DraftRevision, TrustAnchorID, encode_ca_name
-from mtc.kernel import Kernel, active_kernel
+from mtc.kernel import Kernel, ScanFields, active_kernel
 from mtc.merkle import MAX_TREE_SIZE, Subtree
 from mtc.note import Quorum
 from mtc.note.cosigned_message import MAX_NAME_BYTES
@@ -225,9 +225,9 @@ class TrustStore:
         scanner = self.kernel.scanner(
             {ca.name: issuer_format(ca.revision, ca.hash.name, ca) for ca in self._cas.values()}
         )
-        self.scan: Callable[[bytes], tuple[object, ...]] = scanner.scan
+        self.scan: Callable[[bytes], ScanFields] = scanner.scan
         """The kernel's scan for these CAs; `Scan.owner` is the `TrustedCA`."""
-        self.scan_many: Callable[[Sequence[bytes]], list[tuple[object, ...] | Error]] = scanner.scan_many
+        self.scan_many: Callable[[Sequence[bytes]], list[ScanFields | Error]] = scanner.scan_many
 
     @property
     def cas(self) -> tuple[TrustedCA, ...]:

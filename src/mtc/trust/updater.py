@@ -1,7 +1,8 @@
 """The relying party's side of updates: fetch, decide by `mtc.trust.updates`, keep, and hand out snapshots.
 
-A folder holds `trust.toml` (whom to believe, where to ask), `state` (what is held, replaced as a whole) and
-`history/<version>` (earlier states, for a rollback). Whatever goes wrong, the last good state stays.
+A folder holds `trust.toml` (whom to believe, where to ask), `state` (what is held, replaced as a whole), `anchors`
+(what would convict a log that shows another history later), `history/<version>` (earlier states, for a rollback) and,
+when it came to that, `private/evidence/`. Whatever goes wrong, the last good state stays.
 
 The update service is asked for `latest` and then for a delta, or for everything where there is none that fits. It needs
 no trust: unless a service key is pinned, each landmark comes with its proof. The policy key is always pinned.
@@ -12,23 +13,39 @@ Spec: Merkle Tree Certificates, "Trusted Subtrees"; docs/updates.md for files an
 import json
 import os
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from mtc.cosign.evidence import Evidence, HeldSubtree, SplitTrees, SplitView
+from mtc.cosign.evidence.service import EVIDENCE_PREFIX, EvidenceKeeper
 from mtc.crypto import Verifier, parse_public_key, signature_algorithm_of
-from mtc.errors import Error, FormatError, PeerError, Reason, Rejected, StorageError, UsageError
-from mtc.store import FileStore
+from mtc.errors import (
+    Error,
+    FormatError,
+    PeerError,
+    ProofError,
+    Reason,
+    Rejected,
+    SignatureError,
+    StorageError,
+    UsageError,
+)
+from mtc.store import FileStore, ObjectStore
 from mtc.trust.store import TrustStore
 from mtc.trust.updates import (
+    Anchor,
+    Contradiction,
     Finding,
     Freshness,
     PlannedUpdate,
     UpdateState,
     UpdateTrust,
+    encode_anchors,
     freshness_of,
+    parse_anchors,
     plan_rollback,
     plan_update,
     trust_store_of,
@@ -48,6 +65,8 @@ DEFAULT_STALE_AFTER_S = 6 * 3600
 
 _GONE = (404, 410)
 _STATE = "state"
+_ANCHORS = "anchors"
+_COLLECTOR = "a relying party"
 _HISTORY = "history/"
 
 
@@ -65,7 +84,10 @@ class UpdaterConfig:
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """What a look at the service gave. is_new: the state changed. bytes: fetched, bodies only, `latest` included."""
+    """What a look at the service gave. is_new: the state changed. bytes: fetched, bodies only, `latest` included.
+
+    evidence: names of the bundles that this look gave, below `private/evidence/` of the folder; see docs/evidence.md.
+    """
 
     state: UpdateState
     is_new: bool
@@ -73,6 +95,7 @@ class Updated:
     findings: tuple[Finding, ...]
     freshness: Freshness
     bytes: int
+    evidence: tuple[str, ...] = ()
 
 
 def parse_pinned_key(spki: bytes) -> Verifier:
@@ -160,11 +183,12 @@ class Updater:
     state: what is held; a value, replaced by each update. fetched_bytes: of all bodies so far.
     """
 
-    def __init__(self, folder: Path, config: UpdaterConfig, store: FileStore, state: UpdateState) -> None:
+    def __init__(self, folder: Path, config: UpdaterConfig, store: ObjectStore, state: UpdateState) -> None:
         """Use `open`."""
         self.folder, self.config, self.state = folder, config, state
         self.fetched_bytes = 0
         self._store = store
+        self._keeper = EvidenceKeeper(store)
 
     @staticmethod
     @asynccontextmanager
@@ -173,8 +197,11 @@ class Updater:
         config = read_updater_config(folder)
         store = FileStore.open(folder)
         try:
-            (data,) = await store.fetch([_STATE])
-            yield Updater(folder, config, store, UpdateState() if data is None else UpdateState.parse(data))
+            data, anchors = await store.fetch([_STATE, _ANCHORS])
+            state = UpdateState() if data is None else UpdateState.parse(data)
+            if anchors is not None:
+                state = replace(state, anchors=_read_anchors(anchors, folder))
+            yield Updater(folder, config, store, state)
         finally:
             store.close()
 
@@ -195,6 +222,7 @@ class Updater:
         latest, bases = await self._fetch_latest(http)
         planned: PlannedUpdate | None = None
         is_delta = False
+        evidence: tuple[str, ...] = ()
         # An older one is a cache's, or somebody holds back news: then the state grows stale, which is told. What was
         # rolled back from is not fetched again.
         if latest > max(self.state.version, self.state.skipped):
@@ -203,6 +231,8 @@ class Updater:
                 is_delta = planned is not None
             if planned is None:
                 planned = self._plan(await self._fetch_update(http, f"{latest}"), now)
+            # First, so that a crash in between loses nothing: the next look finds it again.
+            evidence = await self._keep_evidence(planned.findings, now)
             await self._keep(planned.state)
         return Updated(
             self.state,
@@ -211,6 +241,7 @@ class Updater:
             () if planned is None else planned.findings,
             self.freshness(now),
             self.fetched_bytes - before,
+            evidence,
         )
 
     async def rollback(self, version: int | None = None) -> UpdateState:
@@ -226,7 +257,7 @@ class Updater:
             )
         (data,) = await self._store.fetch([f"{_HISTORY}{wanted}"])
         assert data is not None
-        await self._keep(plan_rollback(self.state, UpdateState.parse(data)))
+        await self._keep(replace(plan_rollback(self.state, UpdateState.parse(data)), anchors=self.state.anchors))
         return self.state
 
     async def versions(self) -> list[int]:
@@ -238,10 +269,25 @@ class Updater:
         """Replace the state; first keep the one before."""
         if self.state.version and self.state.version != state.version:
             await self._store.replace({f"{_HISTORY}{self.state.version}": self.state.encode()})
+        # Anchors decide nothing, so that newer ones than the state do no harm.
+        await self._store.replace({_ANCHORS: encode_anchors(state.anchors)})
         await self._store.replace({_STATE: state.encode()})
         self.state = state
         old = (await self.versions())[:-MAX_HISTORY]
         await self._store.discard([f"{_HISTORY}{version}" for version in old])
+
+    async def _keep_evidence(self, findings: Sequence[Finding], now: datetime) -> tuple[str, ...]:
+        """Keep what convicts cosigners; return the names."""
+        names = []
+        for contradiction in [item for finding in findings for item in finding.contradictions]:
+            try:
+                name = await self._keeper.keep(evidence_of(contradiction), now, _COLLECTOR)
+            except (FormatError, ProofError, Rejected, SignatureError):
+                # Not every line beside a cosigned tree is one of those that counted.
+                continue
+            if name is not None:
+                names.append(name)
+        return tuple(names)
 
     async def _try_delta(self, http: HTTPClient, latest: int, now: datetime) -> PlannedUpdate | None:
         """Return what a delta gives; None when everything must be fetched."""
@@ -285,6 +331,33 @@ class Updater:
         if answer.status != 200:
             raise PeerError(Reason.PEER, f"{self.config.url}/{path} answers {answer.status}", status=answer.status)
         return answer.body
+
+
+def _read_anchors(data: bytes, folder: Path) -> tuple[Anchor, ...]:
+    """Read anchors. Raises FormatError with the cure."""
+    try:
+        return parse_anchors(data)
+    except FormatError as error:
+        raise FormatError(
+            error.reason, f"{folder / _ANCHORS}: {error.message}; remove it, nothing but evidence depends on it"
+        ) from None
+
+
+def evidence_of(contradiction: Contradiction) -> Evidence:
+    """Return a contradiction as a bundle that anybody can verify; nothing is verified here."""
+    notes, sides = contradiction.notes, (contradiction.first, contradiction.second)
+    exhibit: SplitTrees | SplitView
+    if sides[0].tree.tree_size == sides[1].tree.tree_size:
+        exhibit = SplitView(*notes)
+    else:
+        held = [HeldSubtree(note, side.held, side.proof) for note, side in zip(notes, sides, strict=True)]
+        exhibit = SplitTrees(sides[0].subtree, held[0], held[1])
+    return Evidence(contradiction.key, contradiction.origin, exhibit, contradiction.hash_name)
+
+
+def count_evidence(folder: Path) -> int:
+    """Return how many bundles of evidence a folder holds; an updater may run beside."""
+    return sum(1 for _ in (folder / EVIDENCE_PREFIX).glob("*.json"))
 
 
 def http_client() -> HTTPClient:

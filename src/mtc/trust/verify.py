@@ -20,11 +20,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import cast
+from typing import TypeVar, cast
 
 from mtc.cert import Certificate
 from mtc.errors import Error, Reason, Rejected, SignatureError, UsageError
 from mtc.ids import log_id
+from mtc.kernel import ScanFields
 from mtc.merkle import Subtree
 from mtc.note import encode_subtree_message
 from mtc.trust.names import ServerName
@@ -62,7 +63,7 @@ class VerifiedSignature:
     def __init__(
         self,
         der: bytes,
-        scan: tuple[object, ...],
+        scan: ScanFields,
         trusted_subtree: TrustedSubtree | None,
         cosigners: tuple[Cosigner, ...],
     ) -> None:
@@ -85,7 +86,7 @@ class VerifiedSignature:
     @property
     def serial(self) -> int:
         """The serial number."""
-        return cast("int", self._scan[1])
+        return self._scan[1]
 
     @property
     def log_number(self) -> int:
@@ -100,27 +101,27 @@ class VerifiedSignature:
     @property
     def not_before(self) -> datetime:
         """Start of validity, inclusive."""
-        return datetime.fromtimestamp(cast("int", self._scan[2]), UTC)
+        return datetime.fromtimestamp(self._scan[2], UTC)
 
     @property
     def not_after(self) -> datetime:
         """End of validity, inclusive."""
-        return datetime.fromtimestamp(cast("int", self._scan[3]), UTC)
+        return datetime.fromtimestamp(self._scan[3], UTC)
 
     @property
     def subtree(self) -> Subtree:
         """The subtree that the proof leads to."""
-        return Subtree(cast("int", self._scan[4]), cast("int", self._scan[5]))
+        return Subtree(self._scan[4], self._scan[5])
 
     @property
     def subtree_hash(self) -> bytes:
         """Its hash, now trusted."""
-        return cast("bytes", self._scan[6])
+        return self._scan[6]
 
     @property
     def entry_hash(self) -> bytes:
         """The leaf hash of the log entry."""
-        return cast("bytes", self._scan[7])
+        return self._scan[7]
 
     @property
     def certificate(self) -> Certificate:
@@ -130,6 +131,9 @@ class VerifiedSignature:
     def __repr__(self) -> str:
         """Name what was verified."""
         return f"{type(self).__name__}(ca={self.ca.ca_id}, log={self.log_number}, index={self.index}, form={self.form})"
+
+
+_Kind = TypeVar("_Kind", bound=VerifiedSignature)
 
 
 class Verified(VerifiedSignature):
@@ -188,20 +192,32 @@ def verify_certificate(
     if now.tzinfo is None:
         raise _naive_time()
     wanted = ServerName.parse(name) if isinstance(name, str) else name
+    return verify_certificate_at(der, store, now.timestamp(), wanted, purpose)
+
+
+def verify_certificate_at(
+    der: bytes, store: TrustStore, seconds: float, wanted: ServerName | None, purpose: Purpose = Purpose.SERVER_AUTH
+) -> Verified:
+    """Verify as `verify_certificate` does, in the midst of a handshake: without a detour over dates and text.
+
+    seconds: POSIX time. wanted: the name; None accepts any.
+    """
     scan = store.scan(der)
-    verified = cast("Verified", _judge(Verified, der, scan, now.timestamp()))
+    verified = _judge(Verified, der, scan, seconds)
     _check_path(verified, scan, store, wanted, purpose)
     verified.name = wanted
     verified.purpose = purpose
     return verified
 
 
-def _judge(kind: type[VerifiedSignature], der: bytes, scan: tuple[object, ...], seconds: float) -> VerifiedSignature:
+def _judge(kind: type[_Kind], der: bytes, scan: ScanFields, seconds: float) -> _Kind:
     """Apply steps 4, 11 and 12 and the validity to what the kernel found. seconds: POSIX time."""
-    ca, serial, not_before, not_after, start, end, root, _, _, _, _ = scan
-    if bisect_right(ca.revoked_bounds, serial) & 1:  # type: ignore[attr-defined, call-overload]  # TrustedCA and int
+    # Types are not told here by `cast`, which is a call as any other: this is the hot path.
+    ca: TrustedCA
+    ca, serial, not_before, not_after, start, end, root, _, _, _, _ = scan  # type: ignore[assignment]  # the owner is
+    if bisect_right(ca.revoked_bounds, serial) & 1:
         raise _rejected(scan, Reason.REVOKED, f"serial number {serial} is in a revoked range")
-    trusted = ca.subtree_index.get((serial >> 48, start, end))  # type: ignore[attr-defined, operator]  # see above
+    trusted = ca.subtree_index.get((serial >> 48, start, end))
     if trusted is not None and seconds < trusted.expires_at:
         if root != trusted.subtree_hash:
             raise _mismatch(scan, trusted)
@@ -209,20 +225,20 @@ def _judge(kind: type[VerifiedSignature], der: bytes, scan: tuple[object, ...], 
     else:
         result = kind(der, scan, None, _verify_cosignatures(der, scan))
     # Times in certificates are whole seconds and inclusive: notAfter ends when its second does.
-    if not_before <= seconds < not_after + 1:  # type: ignore[operator]  # all are numbers
+    if not_before <= seconds < not_after + 1:
         return result
-    if seconds < not_before:  # type: ignore[operator]  # both are numbers
+    if seconds < not_before:
         raise _rejected(scan, Reason.NOT_YET_VALID, f"the certificate is valid from {_show(not_before)}")
     raise _rejected(scan, Reason.EXPIRED, f"the certificate expired after {_show(not_after)}")
 
 
-def _verify_cosignatures(der: bytes, scan: tuple[object, ...]) -> tuple[Cosigner, ...]:
+def _verify_cosignatures(der: bytes, scan: ScanFields) -> tuple[Cosigner, ...]:
     """Return cosigners whose signatures over the subtree hold and meet the policy. Raises Rejected (POLICY_NOT_MET)."""
     ca = cast("TrustedCA", scan[0])
-    serial, start, end = cast("int", scan[1]), cast("int", scan[4]), cast("int", scan[5])
+    serial, start, end = scan[1], scan[4], scan[5]
     log_number = serial >> 48
     present: list[tuple[Cosigner, bytes]] = []
-    at = cast("int", scan[10])
+    at = scan[10]
     while at < len(der):
         id_end = at + 1 + der[at]
         signature_start = id_end + 2
@@ -239,7 +255,7 @@ def _verify_cosignatures(der: bytes, scan: tuple[object, ...]) -> tuple[Cosigner
             Reason.POLICY_NOT_MET,
             f"the cosigner policy is not met, there is no cosignature of {quorum.missing(claimed)}",
         )
-    subtree, subtree_hash, log = Subtree(start, end), cast("bytes", scan[6]), log_id(ca.ca_id, log_number)
+    subtree, subtree_hash, log = Subtree(start, end), scan[6], log_id(ca.ca_id, log_number)
     valid: list[Cosigner] = []
     names: set[str] = set()
     failed: list[str] = []
@@ -264,28 +280,28 @@ def _verify_cosignatures(der: bytes, scan: tuple[object, ...]) -> tuple[Cosigner
 
 def _check_path(
     verified: VerifiedSignature,
-    scan: tuple[object, ...],
+    scan: ScanFields,
     store: TrustStore,
     wanted: ServerName | None,
     purpose: Purpose,
 ) -> None:
     """Check what RFC 5280 and RFC 9525 ask of an end-entity certificate beyond signature and validity."""
-    start, end = cast("int", scan[8]), cast("int", scan[9])
+    start, end = scan[8], scan[9]
     dns_names: list[bytes] | None = None
     if end:
-        found = store.kernel.scan_extensions(verified.der, start, end)
-        is_ca, key_usage, purposes, dns, ips, unknown = found
-        dns_names, ip_addresses = cast("list[bytes] | None", dns), cast("list[bytes]", ips)
+        is_ca, key_usage, purposes, dns_names, ip_addresses, unknown = store.kernel.scan_extensions(
+            verified.der, start, end
+        )
         if unknown is not None:
-            oid = decode_oid(cast("bytes", unknown))
+            oid = decode_oid(unknown)
             raise _rejected(
                 scan, Reason.UNKNOWN_CRITICAL_EXTENSION, f"critical extension {oid} is not known here", oid=oid
             )
         if is_ca:
             raise _rejected(scan, Reason.IS_A_CA, "a certificate with cA TRUE is no end-entity certificate")
-        if key_usage is not None and not cast("int", key_usage) & _DIGITAL_SIGNATURE:
+        if key_usage is not None and not key_usage & _DIGITAL_SIGNATURE:
             raise _rejected(scan, Reason.WRONG_KEY_USAGE, "the key usage does not allow digital signatures")
-        if purposes is not None and not cast("int", purposes) & (purpose | _ANY_PURPOSE):
+        if purposes is not None and not purposes & (purpose | _ANY_PURPOSE):
             wants = "server" if purpose is Purpose.SERVER_AUTH else "client"
             raise _rejected(
                 scan, Reason.WRONG_EXTENDED_KEY_USAGE, f"the extended key usage does not allow {wants} authentication"
@@ -296,26 +312,26 @@ def _check_path(
         raise _rejected(
             scan, Reason.NO_SUBJECT_ALT_NAME, "the certificate has no subjectAltName; the common name does not count"
         )
-    if not wanted.is_in(dns_names, ip_addresses):
+    if not wanted.is_in(dns_names, ip_addresses or ()):
         raise _rejected(scan, Reason.NAME_MISMATCH, f"the certificate is not for {wanted}", name=str(wanted))
 
 
-def _rejected(scan: tuple[object, ...], reason: Reason, message: str, **facts: object) -> Rejected:
+def _rejected(scan: ScanFields, reason: Reason, message: str, **facts: object) -> Rejected:
     """Make the error for a certificate that was understood and refused."""
-    ca, serial = cast("TrustedCA", scan[0]), cast("int", scan[1])
+    ca, serial = cast("TrustedCA", scan[0]), scan[1]
     return Rejected(
         reason, message, **{"ca": str(ca.ca_id), "log": serial >> 48, "index": serial & 0xFFFF_FFFF_FFFF, **facts}
     )
 
 
-def _mismatch(scan: tuple[object, ...], trusted: TrustedSubtree) -> Rejected:
+def _mismatch(scan: ScanFields, trusted: TrustedSubtree) -> Rejected:
     """Make the error for a proof that leads to another hash of a trusted subtree."""
     return _rejected(
         scan,
         Reason.TRUSTED_SUBTREE_MISMATCH,
         f"the proof leads to another hash of trusted subtree {trusted.subtree}; signatures cannot mend that",
         expected=trusted.subtree_hash.hex(),
-        got=cast("bytes", scan[6]).hex(),
+        got=scan[6].hex(),
     )
 
 
@@ -324,6 +340,6 @@ def _naive_time() -> UsageError:
     return UsageError(Reason.USAGE, "`now` must be an aware datetime, for example datetime.now(UTC)")
 
 
-def _show(seconds: object) -> str:
+def _show(seconds: int) -> str:
     """Write POSIX seconds for people."""
-    return f"{datetime.fromtimestamp(cast('int', seconds), UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

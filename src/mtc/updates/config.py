@@ -24,6 +24,8 @@ CONFIG_NAME = "updates.toml"
 MAX_CONFIG_BYTES = 16 << 20
 """Largest configuration: hundreds of CAs with a certificate and a few keys each have a few megabytes."""
 MAX_CAS = 2000
+MAX_ACTIVE = 1 << 20
+"""Largest bound on the active landmarks of a CA, that of the policy document."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _Value = TypeVar("_Value", str, int)
@@ -85,6 +87,7 @@ class UpdatesConfig:
     interval: between two looks at whether there is something to publish. pull_interval: between two looks at one CA.
     deadline: of one look. policy_lifetime, policy_renewal: of a policy document, and after how long the next one is
     made even when nothing changed. deltas: to how many earlier versions. floor: lowest version that may be used.
+    max_active: of CAs that do not say it themselves.
     """
 
     listen: tuple[str, int] = ("127.0.0.1", 8090)
@@ -95,6 +98,7 @@ class UpdatesConfig:
     policy_renewal: timedelta = timedelta(days=1)
     deltas: int = 48
     floor: int = 0
+    max_active: int = DEFAULT_MAX_ACTIVE
     removed: tuple[TrustAnchorID, ...] = ()
     cas: tuple[CASource, ...] = ()
 
@@ -166,7 +170,8 @@ def parse_updates_config(data: bytes, file: str = CONFIG_NAME) -> UpdatesConfig:
         table = _Table(tomllib.loads(data.decode("utf-8")), file, "")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(Reason.USAGE, f"{file} is no TOML: {error}", file=file) from None
-    cas = tuple(_parse_ca(_Table(item, file, f"ca {n}: "), file) for n, item in enumerate(table.items("ca"), 1))
+    most = table.number("max_active", DEFAULT_MAX_ACTIVE, MAX_ACTIVE)
+    cas = tuple(_parse_ca(_Table(item, file, f"ca {n}: "), file, most) for n, item in enumerate(table.items("ca"), 1))
     if len({item.certificate.ca_id for item in cas}) != len(cas):
         raise UsageError(Reason.DUPLICATE, f"{file}: a CA stands twice")
     config = UpdatesConfig(
@@ -178,6 +183,7 @@ def parse_updates_config(data: bytes, file: str = CONFIG_NAME) -> UpdatesConfig:
         policy_renewal=table.duration("policy_renewal", "1d"),
         deltas=table.number("deltas", 48, 1000),
         floor=table.number("floor", 0, 2**53 - 1),
+        max_active=most,
         removed=tuple(table.parsed("removed", str(item), TrustAnchorID.parse) for item in table.items("removed")),
         cas=cas,
     )
@@ -188,8 +194,8 @@ def parse_updates_config(data: bytes, file: str = CONFIG_NAME) -> UpdatesConfig:
     return config
 
 
-def _parse_ca(table: _Table, file: str) -> CASource:
-    """Read one CA."""
+def _parse_ca(table: _Table, file: str, max_active: int) -> CASource:
+    """Read one CA. max_active: where it does not say."""
     pem = table.take("certificate", str)
     certificate = table.parsed("certificate", pem, _certificate)
     prefix_url = check_url(table.take("prefix_url", str, certificate.prefix_url), f"{file}: prefix_url")
@@ -206,7 +212,7 @@ def _parse_ca(table: _Table, file: str) -> CASource:
         prefix_url,
         mirrors,
         table.number("at_least", min(len(mirrors), 1), 64),
-        table.number("max_active", DEFAULT_MAX_ACTIVE, 1 << 20),
+        table.number("max_active", max_active, MAX_ACTIVE),
         SerialRanges(ranges),
     )
     table.finish()
@@ -255,13 +261,14 @@ policy_lifetime = "{config.policy_lifetime.days}d"  # relying parties trust noth
 policy_renewal = "{config.policy_renewal.days}d"  # a new policy is signed so often, also when nothing changed
 deltas = {config.deltas}  # earlier versions to which there are deltas
 floor = 0  # the lowest version that may be used, rollback included
+max_active = {config.max_active}  # active landmarks of a CA over all its logs; the newest beyond are dropped
 removed = []  # CAs that are distrusted for ever, for example ["32473.9"]; take their tables out
 
 # [[ca]]  # mtc updates add-ca writes these
 # certificate = "-----BEGIN CERTIFICATE-----…"
 # prefix_url = "https://ca.example.com/mtc"
 # at_least = 1  # mirrors that must cosign, besides the CA
-# max_active = {DEFAULT_MAX_ACTIVE}  # landmarks
+# max_active = 2200  # of this CA, in place of the above
 # revoked = [[0, 5]]  # serial numbers [start, end), beside the CA's own list
 # [[ca.mirror]]
 # vkey = "oid/1.3.6.1.4.1.32473.8+…"
@@ -269,10 +276,14 @@ removed = []  # CAs that are distrusted for ever, for example ["32473.9"]; take 
 """
 
 
-def format_ca(pem: str, source: CASource, vkeys: list[tuple[str, str | None]]) -> str:
-    """Return the lines that add a CA to a configuration. vkeys: of mirrors, each with its monitoring URL or None."""
+def format_ca(pem: str, source: CASource, vkeys: list[tuple[str, str | None]], max_active: int | None) -> str:
+    """Return the lines that add a CA to a configuration. vkeys: of mirrors, each with its monitoring URL or None.
+
+    max_active: None where the default of the file holds.
+    """
     lines = ["", "[[ca]]", f'certificate = """\n{pem.strip()}\n"""', f'prefix_url = "{source.prefix_url}"']
-    lines += [f"at_least = {source.at_least}", f"max_active = {source.max_active}"]
+    lines += [f"at_least = {source.at_least}"]
+    lines += [] if max_active is None else [f"max_active = {max_active}"]
     for vkey, url in vkeys:
         lines += ["[[ca.mirror]]", f'vkey = "{vkey}"']
         lines += [] if url is None else [f'monitoring_url = "{url}"']

@@ -90,11 +90,12 @@ def add_ca(  # noqa: PLR0913 - what there is to say about a CA
     prefix_url: str | None,
     mirrors: list[tuple[str, str | None]],
     at_least: int,
-    max_active: int,
+    max_active: int | None,
 ) -> bool:
     """Add a CA to a service's configuration; tell whether it is new. A running service sees it by itself.
 
     pem: its certificate. prefix_url: in place of the certificate's. mirrors: vkeys, each with a monitoring URL or None.
+    max_active: None where the default of the file holds.
     Raises UsageError for what the configuration cannot be, StorageError.
     """
     config = read_updates_config(path)
@@ -110,7 +111,7 @@ def add_ca(  # noqa: PLR0913 - what there is to say about a CA
     if url is None:
         raise UsageError(Reason.USAGE, "the CA certificate does not say where its logs are served; add --url")
     file = path / CONFIG_NAME
-    lines = format_ca(block, CASource(certificate, url, at_least=at_least, max_active=max_active), mirrors)
+    lines = format_ca(block, CASource(certificate, url, at_least=at_least), mirrors, max_active)
     data = (read_config_file(file, MAX_CONFIG_BYTES) or b"") + lines.encode()
     parse_updates_config(data, str(file))
     temporary = path / f".{CONFIG_NAME}.new"

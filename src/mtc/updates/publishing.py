@@ -25,6 +25,7 @@ from mtc.trust.updates import (
     POLICY_LABEL,
     UPDATE_LABEL,
     LandmarkRules,
+    LogUpdate,
     PolicyDocument,
     ProvenLog,
     SignedDocument,
@@ -139,10 +140,11 @@ class Publisher:
         hashers = {ca.ca_id.binary: active_kernel().hasher(ca.hash.name) for ca in self.policy.store.cas}
         proven = [(log, log.folded(hashers[log.ca_id.binary])) for log in logs]
         documents = {}
+        made: dict[tuple[object, ...], LogUpdate | None] = {}
         for kind, is_proven in KINDS.items():
             for base in (None, *bases):
                 name = f"{version}" if base is None else f"{base.version}-{version}"
-                update = make_update(version, policy, proven, base, is_proven=is_proven)
+                update = make_update(version, policy, proven, base, is_proven=is_proven, made=made)
                 documents[f"{PUBLIC}{kind}/{name}"] = unsigned_update(update)
         return documents
 

@@ -26,6 +26,12 @@ HEAD_TIME_S = 10.0
 HANDSHAKE_TIME_S = 10.0
 """How long a TLS handshake may take; one that says nothing must not hold a connection."""
 _GOODBYE_TIME_S = 5.0
+_TICK_S = 1.0
+"""How often uvicorn renews the Date of answers."""
+_TICKS = 10
+"""uvicorn counts ten ticks to a second."""
+_LOOK_S = 0.005
+"""How often a server that stops looks whether its last answer is out."""
 _BACKLOG = 1024
 
 
@@ -113,7 +119,7 @@ async def serve(
         await server.until_started(task)
         yield listening
     finally:
-        server.should_exit = True
+        server.stop()
         # Also a cancelled program finishes its answers, within `stop_s`.
         await asyncio.shield(task)
         if isinstance(address, Path):
@@ -141,7 +147,10 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
 
 
 class _Embedded(uvicorn.Server):
-    """A uvicorn on one bound socket, which leaves signals to the program around it and bounds handshakes in time."""
+    """A uvicorn on one bound socket, which leaves signals to the program around it and bounds handshakes in time.
+
+    It stops when it is told to and its last answer is out; uvicorn itself looks for both every tenth of a second.
+    """
 
     def __init__(
         self,
@@ -152,6 +161,12 @@ class _Embedded(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._bound, self._tls, self._observe_tls = bound, tls, observe_tls
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Take no more connections, and finish the answers that are under way."""
+        self.should_exit = True
+        self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Listen; uvicorn itself leaves the time of a handshake at asyncio's minute."""
@@ -166,6 +181,30 @@ class _Embedded(uvicorn.Server):
             ssl_shutdown_timeout=_GOODBYE_TIME_S if is_tls else None,
         )
         self.servers.append(listener)
+
+    async def main_loop(self) -> None:
+        """Renew the Date of answers until it is time to stop."""
+        while not await self.on_tick(_TICKS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Close what is idle; cut off what is not done in time."""
+        state = self.server_state
+        for server in self.servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:  # noqa: ASYNC110 - they are sets of uvicorn's, not events
+                    await asyncio.sleep(_LOOK_S)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            for task in state.tasks:
+                task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:  # noqa: ANN401 - uvicorn's own annotation is a generator

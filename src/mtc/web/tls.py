@@ -34,8 +34,9 @@ BOOTSTRAP_MARGIN = timedelta(days=30)
 """What is left of it when it is renewed."""
 MAX_FILE_BYTES = 1 << 20
 """Largest file of certificates or of a key."""
+CIPHERS_OF_TLS12 = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""The suites of TLS 1.2 with forward secrecy and an AEAD, as OpenSSL writes them."""
 _BACKDATING = timedelta(minutes=5)
-_CIPHERS_OF_TLS12 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _EXPLAINED = (
     "CERTIFICATE_VERIFY_FAILED",
@@ -115,7 +116,7 @@ class ServerTLS:
         context.sslobject_class = _ExplainingObject
         context.minimum_version = self._minimum
         # TLS 1.3 has no others; of TLS 1.2 the suites with forward secrecy and an AEAD.
-        context.set_ciphers(_CIPHERS_OF_TLS12)
+        context.set_ciphers(CIPHERS_OF_TLS12)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(["http/1.1"])
         load_files(context, self._files)

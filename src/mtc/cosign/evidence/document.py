@@ -18,10 +18,12 @@ from mtc.cosign.evidence.kinds import (
     Evidence,
     Exhibit,
     ForeignSubtree,
+    HeldSubtree,
     Inconsistent,
     RolledBack,
     SignedSubtree,
     SplitSubtree,
+    SplitTrees,
     SplitView,
     WentBack,
 )
@@ -108,6 +110,20 @@ def _subtree(members: Members, name: str) -> SignedSubtree:
         raise FormatError(error.reason, f"{place}: {error.message}", **{"place": place, **error.facts}) from None
 
 
+def _held(members: Members, name: str) -> HeldSubtree:
+    """Return a checkpoint and what its tree holds."""
+    inner = members.inner(name)
+    result = HeldSubtree(_note(inner, "checkpoint"), inner.binary("held"), _proof(inner))
+    inner.finish()
+    return result
+
+
+def _split_trees(members: Members) -> SplitTrees:
+    """Return an exhibit of two trees that differ in a subtree."""
+    start, end = members.number("start", _MAX_END), members.number("end", _MAX_END)
+    return SplitTrees(Subtree(start, end), _held(members, "first"), _held(members, "second"))
+
+
 def _rolled_back(members: Members) -> RolledBack:
     """Return an exhibit of a register that is behind."""
     checkpoint, cosigner = _note(members, "checkpoint"), members.parsed("cosigner", VerifierKey.parse)
@@ -142,6 +158,7 @@ _READERS: dict[str, Callable[[Members], Exhibit]] = {
     "subtree": lambda parts: ForeignSubtree(
         _subtree(parts, "signed"), _note(parts, "checkpoint"), parts.binary("held"), _proof(parts)
     ),
+    "split-trees": _split_trees,
     "bad-timestamp": lambda parts: WentBack(_note(parts, "larger"), _note(parts, "later")),
     "rolled-back": _rolled_back,
     "bad-entries": lambda parts: BadEntries(_note(parts, "checkpoint"), parts.items("served", MAX_SERVED, _served)),
@@ -163,6 +180,13 @@ def _format_exhibit(exhibit: Exhibit) -> dict[str, object]:  # noqa: C901, PLR09
         case ForeignSubtree(signed, checkpoint, held, proof):
             tree = {"signed": _format_subtree(signed), "checkpoint": _note_text(checkpoint)}
             return {**tree, **_format_proof(held, proof)}
+        case SplitTrees(subtree, one, other):
+            return {
+                "start": subtree.start,
+                "end": subtree.end,
+                "first": _format_held(one),
+                "second": _format_held(other),
+            }
         case WentBack(larger, later):
             return {"larger": _note_text(larger), "later": _note_text(later)}
         case RolledBack(checkpoint, cosigner, size, root):
@@ -192,6 +216,11 @@ def _format_subtree(signed: SignedSubtree) -> dict[str, object]:
         "hash": encode_base64(signed.subtree_hash),
         "signature": encode_base64(signed.signature),
     }
+
+
+def _format_held(side: HeldSubtree) -> dict[str, object]:
+    """Return a checkpoint and what its tree holds as JSON values."""
+    return {"checkpoint": _note_text(side.checkpoint), **_format_proof(side.held, side.proof)}
 
 
 def _format_proof(held: bytes, proof: tuple[bytes, ...]) -> dict[str, object]:

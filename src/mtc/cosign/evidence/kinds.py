@@ -90,6 +90,30 @@ class ForeignSubtree:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSubtree:
+    """A checkpoint that the subject signed, and the hash that its tree holds for a subtree.
+
+    proof: subtree consistency proof of `held`.
+    """
+
+    checkpoint: Note
+    held: bytes
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTrees:
+    """Two checkpoints, both signed by the subject, whose trees hold different hashes for one subtree.
+
+    Who knows landmarks and no tiles proves so that two trees, of whatever sizes, are not one history.
+    """
+
+    subtree: Subtree
+    first: HeldSubtree
+    second: HeldSubtree
+
+
+@dataclass(frozen=True, slots=True)
 class WentBack:
     """Two checkpoints of the subject with times: the later one is smaller, though both say to be the largest known."""
 
@@ -144,6 +168,7 @@ Exhibit = (
     | EmptyRoot
     | SplitSubtree
     | ForeignSubtree
+    | SplitTrees
     | WentBack
     | RolledBack
     | BadEntries
@@ -157,6 +182,7 @@ KINDS: dict[str, type[Exhibit]] = {
     "empty-root": EmptyRoot,
     "split-subtree": SplitSubtree,
     "subtree": ForeignSubtree,
+    "split-trees": SplitTrees,
     "bad-timestamp": WentBack,
     "rolled-back": RolledBack,
     "bad-entries": BadEntries,
@@ -229,6 +255,8 @@ def _facts(exhibit: Exhibit) -> tuple[str, ...]:  # noqa: PLR0911 - one case per
             return tuple(sorted((_subtree(first), _subtree(second))))
         case ForeignSubtree(signed, checkpoint):
             return (_subtree(signed), _body(checkpoint))
+        case SplitTrees(subtree, first, second):
+            return (str(subtree), *sorted((_body(first.checkpoint), _body(second.checkpoint))))
         case RolledBack(checkpoint, cosigner, size, root):
             return (_body(checkpoint), cosigner.encode(), str(size), root.hex())
         case BadEntries(checkpoint, served):

@@ -23,6 +23,7 @@ from mtc.cosign.evidence.kinds import (
     RolledBack,
     SignedSubtree,
     SplitSubtree,
+    SplitTrees,
     SplitView,
     WentBack,
 )
@@ -92,7 +93,9 @@ class _Signed:
         return self.checkpoint.tree_size
 
 
-def verify_evidence(evidence: Evidence, kernel: Kernel | None = None) -> Finding:  # noqa: PLR0911 - one case per kind
+def verify_evidence(  # noqa: C901, PLR0911 - one case per kind
+    evidence: Evidence, kernel: Kernel | None = None
+) -> Finding:
     """Return what a bundle proves. kernel: for tests; the active one is the default.
 
     Raises SignatureError or Rejected (UNKNOWN_SIGNER) when the subject did not sign what it is said to have, ProofError
@@ -111,6 +114,8 @@ def verify_evidence(evidence: Evidence, kernel: Kernel | None = None) -> Finding
             return _split_subtree(evidence, exhibit)
         case ForeignSubtree() as exhibit:
             return _foreign_subtree(evidence, exhibit, hasher)
+        case SplitTrees() as exhibit:
+            return _split_trees(evidence, exhibit, hasher)
         case WentBack() as exhibit:
             return _went_back(evidence, exhibit)
         case RolledBack() as exhibit:
@@ -192,6 +197,24 @@ def _foreign_subtree(evidence: Evidence, exhibit: ForeignSubtree, hasher: Hasher
     )
     held = Side("in the tree", f"subtree {signed.subtree}", exhibit.held, is_signed=False, contradicts=True)
     return _proof(evidence, proven, (_side("signed", signed), held, tree.side("tree")))
+
+
+def _split_trees(evidence: Evidence, exhibit: SplitTrees, hasher: Hasher) -> Finding:
+    """Judge two checkpoints and what their trees hold for one subtree."""
+    subtree, sides = exhibit.subtree, (exhibit.first, exhibit.second)
+    first, second = (_signed(evidence, side.checkpoint) for side in sides)
+    for tree, side in zip((first, second), sides, strict=True):
+        verify_consistency(hasher, subtree, tree.size, side.held, tree.checkpoint.root_hash, side.proof)
+    if exhibit.first.held == exhibit.second.held:
+        raise _none("both trees hold the same subtree")
+    proven = (
+        f"{_who(evidence)} signed a tree of {_count(first.size)} and one of {_count(second.size)} of "
+        f"{evidence.origin} that hold different hashes for the subtree {subtree}."
+    )
+    held = f"subtree {subtree}"
+    one = Side("in the first", held, exhibit.first.held, is_signed=False)
+    other = Side("in the second", held, exhibit.second.held, is_signed=False, contradicts=True)
+    return _proof(evidence, proven, (one, other, first.side("first"), second.side("second")))
 
 
 def _went_back(evidence: Evidence, exhibit: WentBack) -> Finding:

@@ -6,6 +6,7 @@ Spec: Merkle Tree Certificates, "Trusted Subtrees"; docs/updates.md for the form
 """
 
 from mtc.trust.updates.bulk import BulkProof, bulk_parts, prove_bulk, verify_bulk
+from mtc.trust.updates.contradiction import Anchor, Contradiction, encode_anchors, parse_anchors
 from mtc.trust.updates.envelope import POLICY_LABEL, UPDATE_LABEL, SignedDocument
 from mtc.trust.updates.formats import CosignedTree, LogUpdate, TreeSignature, Update, landmark_subtrees
 from mtc.trust.updates.making import ProvenLog, make_update, unsigned_policy, unsigned_update
@@ -24,7 +25,9 @@ from mtc.trust.updates.state import Freshness, LogState, Staleness, UpdateState,
 __all__ = [
     "POLICY_LABEL",
     "UPDATE_LABEL",
+    "Anchor",
     "BulkProof",
+    "Contradiction",
     "CosignedTree",
     "Finding",
     "Freshness",
@@ -41,10 +44,12 @@ __all__ = [
     "UpdateState",
     "UpdateTrust",
     "bulk_parts",
+    "encode_anchors",
     "freshness_of",
     "landmark_subtrees",
     "landmarks_within",
     "make_update",
+    "parse_anchors",
     "plan_rollback",
     "plan_update",
     "prove_bulk",

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from mtc.errors import FormatError, ProofError, Reason
-from mtc.merkle import Hasher, HashReader, Subtree, bit_ceil, subtree_hash
+from mtc.merkle import Hasher, HashReader, Node, Subtree, bit_ceil, subtree_hash
 
 
 def bulk_parts(tree_size: int, subtrees: Sequence[Subtree], most: int | None = None) -> list[Subtree]:
@@ -77,6 +77,11 @@ class BulkProof:
         self._known = {(part.start, part.end): value for part, value in zip(parts, proof, strict=True)}
 
     @property
+    def hasher(self) -> Hasher:
+        """The log's hash."""
+        return self._hasher
+
+    @property
     def root(self) -> bytes:
         """The root hash that the proof leads to; compare it with a trusted one before anything else is used."""
         return self.hash_of(Subtree(0, self.tree_size))
@@ -87,6 +92,38 @@ class BulkProof:
         Raises ProofError (MISSING_HASH) for what the proof does not tell.
         """
         return self._hasher.empty if subtree.is_empty else self._fold(subtree.start, subtree.end)
+
+    def find(self, node: Node) -> bytes | None:
+        """Return the hash of a complete node, None when the proof does not tell it."""
+        start, end = node.index << node.level, node.index + 1 << node.level
+        if end > self.tree_size:
+            return None
+        try:
+            return self._fold(start, end)
+        except ProofError:
+            return None
+
+    def consistency_of(self, subtree: Subtree) -> list[bytes]:
+        """Return the draft's consistency proof of a subtree in the tree, as `prove_consistency` does from tiles.
+
+        Raises ProofError (MISSING_HASH) when the edges of the subtree are not among those that were proven.
+        """
+        parts = []
+        low, high, start, is_node = 0, self.tree_size, subtree.start, True
+        while (start, subtree.end) != (low, high):
+            middle = low + _left_size(high - low)
+            if subtree.end <= middle:
+                parts.append((middle, high))
+                high = middle
+            elif start >= middle:
+                parts.append((low, middle))
+                low = middle
+            else:
+                parts.append((low, middle))
+                start, low, is_node = middle, middle, False
+        if not is_node:
+            parts.append((low, high))
+        return [self._fold(*part) for part in reversed(parts)]
 
     def proof_for(self, subtrees: Sequence[Subtree]) -> list[bytes]:
         """Return the smaller proof of some of the subtrees in the same tree."""

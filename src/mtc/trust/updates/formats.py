@@ -188,6 +188,15 @@ def read_hashes(reader: Reader) -> tuple[bytes, ...]:
     return tuple(split_row(row, HASH_BYTES))
 
 
+def write_tree(writer: Writer, tree: CosignedTree) -> None:
+    """Append a cosigned tree."""
+    writer.bytes(encode_base128(tree.tree_size)).bytes(tree.root_hash)
+    write_hashes(writer, tree.proof)
+    writer.uint(len(tree.signatures), 1)
+    for item in tree.signatures:
+        writer.vector(item.cosigner_id.binary, 1).uint(item.timestamp, 8).vector(item.signature, 2)
+
+
 def read_log_key(reader: Reader) -> tuple[TrustAnchorID, int]:
     """Read the ID of a CA and the number of one of its logs. Raises FormatError."""
     ca_id = TrustAnchorID(reader.read_vector(1, least=1, most=MAX_ID_BYTES))
@@ -204,11 +213,7 @@ def _write_log(writer: Writer, log: LogUpdate) -> None:
     write_hashes(writer, log.hashes)
     writer.uint(len(log.trees), 1)
     for tree in log.trees:
-        writer.bytes(encode_base128(tree.tree_size)).bytes(tree.root_hash)
-        write_hashes(writer, tree.proof)
-        writer.uint(len(tree.signatures), 1)
-        for item in tree.signatures:
-            writer.vector(item.cosigner_id.binary, 1).uint(item.timestamp, 8).vector(item.signature, 2)
+        write_tree(writer, tree)
 
 
 def _read_log(reader: Reader) -> LogUpdate:
@@ -220,12 +225,12 @@ def _read_log(reader: Reader) -> LogUpdate:
     count = reader.read_uint(1)
     if count > MAX_TREES:
         raise FormatError(Reason.TOO_LARGE, f"a log has at most {MAX_TREES} trees in an update, this one {count}")
-    trees = tuple(_read_tree(reader) for _ in range(count))
+    trees = tuple(read_tree(reader) for _ in range(count))
     return LogUpdate(ca_id, log_number, oldest, landmarks, hashes, trees)
 
 
-def _read_tree(reader: Reader) -> CosignedTree:
-    """Read one cosigned tree."""
+def read_tree(reader: Reader) -> CosignedTree:
+    """Read what `write_tree` wrote. Raises FormatError."""
     tree_size = read_varint(reader)
     if tree_size > MAX_TREE_SIZE:
         raise FormatError(Reason.BAD_CHECKPOINT, f"{tree_size} is no size of a tree", got=tree_size)

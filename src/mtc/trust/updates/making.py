@@ -53,7 +53,11 @@ class ProvenLog:
             if len(landmarks) == 1:
                 return None
         parts = [subtree for _, subtree in landmark_subtrees(landmarks)]
-        hashes = proof.proof_for(parts) if is_proven else [proof.hash_of(part) for part in parts]
+        if not is_proven:
+            hashes = [proof.hash_of(part) for part in parts]
+        else:
+            # Of all landmarks the proof is the one that is there.
+            hashes = list(self.nodes) if landmarks is self.landmarks else proof.proof_for(parts)
         trees = self.trees if is_proven else ()
         return LogUpdate(self.ca_id, self.log_number, self.landmarks[0].number, landmarks, tuple(hashes), trees)
 
@@ -67,22 +71,28 @@ class Base:
     latest: Mapping[tuple[bytes, int], Landmark]
 
 
-def make_update(
+def make_update(  # noqa: PLR0913 - what a version is made of
     version: int,
     policy: SignedDocument,
     logs: Sequence[tuple[ProvenLog, BulkProof]],
     base: Base | None = None,
     *,
     is_proven: bool = True,
+    made: dict[tuple[object, ...], LogUpdate | None] | None = None,
 ) -> Update:
     """Return version `version` of everything; with a base, only what changed since.
 
-    version: POSIX seconds. logs: each with its proof, `ProvenLog.folded`.
+    version: POSIX seconds. logs: each with its proof, `ProvenLog.folded`. made: remembers parts from call to call for
+    the same logs, because a log that stood still looks the same from many bases.
     """
+    made = {} if made is None else made
     items = []
     for log, proof in logs:
         known = None if base is None else base.latest.get(log.key)
-        item = log.update(proof, known, is_proven=is_proven)
+        key = (log.key, known, is_proven)
+        if key not in made:
+            made[key] = log.update(proof, known, is_proven=is_proven)
+        item = made[key]
         if item is not None:
             items.append(item)
     is_known = base is not None and base.policy_digest == policy.digest

@@ -33,7 +33,8 @@ from mtc.landmark.sequence import check_run
 from mtc.merkle import Hasher, Subtree, verify_consistency
 from mtc.note import CosignedMessage
 from mtc.trust.store import TrustedCA
-from mtc.trust.updates.bulk import verify_bulk
+from mtc.trust.updates.bulk import BulkProof, verify_bulk
+from mtc.trust.updates.contradiction import Anchor, Contradiction, anchor_of, find_contradictions
 from mtc.trust.updates.envelope import POLICY_LABEL, UPDATE_LABEL, SignedDocument
 from mtc.trust.updates.formats import HASH_BYTES, CosignedTree, LogUpdate, Update, landmark_subtrees
 from mtc.trust.updates.policy import PolicyDocument, same_cosigning, verify_policy_successor
@@ -64,11 +65,15 @@ class UpdateTrust:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was not taken of one log, and why. log_number: 0 when it is about all logs of the CA."""
+    """What was not taken of one log, and why. log_number: 0 when it is about all logs of the CA.
+
+    contradictions: what cosigners signed of two histories, to be kept as evidence.
+    """
 
     ca_id: TrustAnchorID
     log_number: int
     error: Error
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +105,18 @@ def plan_update(state: UpdateState, data: bytes, trust: UpdateTrust, now: dateti
     signed, policy = _take_policy(state, update, trust)
     _check_policy(policy, update, posix_seconds(now))
     logs = _carry_over(state, policy, is_delta=bool(update.base))
+    anchors = {anchor.key: anchor for anchor in state.anchors if anchor.key in logs}
     findings: list[Finding] = []
     if update.version > state.skipped:
         for item in update.logs:
-            _take_log(logs, item, policy, trust, findings)
+            _take_log(logs, anchors, item, policy, trust, findings)
     version = update.version if update.version > state.skipped else state.version
     if version < policy.floor:
         # What was rolled back to lies below a floor that came later.
         logs.clear()
     bounded = _bound(logs, policy, now, findings)
-    new = UpdateState(version, state.skipped, signed, policy, tuple(bounded))
+    kept = tuple(anchors[key] for key in sorted(anchors))
+    new = UpdateState(version, state.skipped, signed, policy, tuple(bounded), kept)
     for ca_id, log_number, floor in logs_behind(new):
         error = Rejected(
             Reason.STALE_LANDMARKS,
@@ -208,8 +215,9 @@ def _carry_over(state: UpdateState, policy: PolicyDocument, *, is_delta: bool) -
     return logs
 
 
-def _take_log(
+def _take_log(  # noqa: PLR0913 - what is known, what comes, and who says so
     logs: dict[tuple[bytes, int], LogState],
+    anchors: dict[tuple[bytes, int], Anchor],
     item: LogUpdate,
     policy: PolicyDocument,
     trust: UpdateTrust,
@@ -220,12 +228,21 @@ def _take_log(
     if ca is None:
         # The service may serve other relying parties as well, which trust more CAs.
         return
+    contradictions: tuple[Contradiction, ...] = ()
     try:
         held = logs.get(item.key)
         if held is None and item.oldest != item.landmarks[0].number:
             raise _wrong_base("nothing is held of a log that the update continues")
-        new = _prove(item, ca, is_trusted=bool(trust.service_keys))
+        new, proof = _prove(item, ca, is_trusted=bool(trust.service_keys))
+        anchor = anchors.get(item.key)
+        if proof is not None and anchor is not None:
+            contradictions = find_contradictions(proof.hasher, ca, anchor, item.trees[0], proof)
+            if contradictions:
+                raise _two_views(item)
         logs[item.key] = new if held is None else _continue(held, item, new)
+        if proof is not None:
+            seen = anchor_of(item.ca_id, item.log_number, new.latest, item.trees[0], proof, ca)
+            anchors |= {} if seen is None else {item.key: seen}
         if new.latest != item.landmarks[-1]:
             raise Rejected(
                 Reason.SUPERSEDED,
@@ -233,11 +250,14 @@ def _take_log(
                 f"{new.tree_size} entries and were dropped",
             )
     except Error as error:
-        findings.append(Finding(item.ca_id, item.log_number, error))
+        findings.append(Finding(item.ca_id, item.log_number, error, contradictions))
 
 
-def _prove(item: LogUpdate, ca: TrustedCA, *, is_trusted: bool) -> LogState:
-    """Return the landmarks of an update that are proven, or vouched for by a service that is trusted."""
+def _prove(item: LogUpdate, ca: TrustedCA, *, is_trusted: bool) -> tuple[LogState, BulkProof | None]:
+    """Return the landmarks of an update that are proven, or vouched for by a service that is trusted.
+
+    Second, the proof in a cosigned tree; None where there is none.
+    """
     check_run(item.landmarks, ca.revision)
     if ca.hash.size != HASH_BYTES:
         raise FormatError(Reason.BAD_HASH_SIZE, f"updates carry no hashes of {ca.hash.size} bytes")
@@ -246,7 +266,7 @@ def _prove(item: LogUpdate, ca: TrustedCA, *, is_trusted: bool) -> LogState:
             raise Rejected(
                 Reason.NO_CHECKPOINT, "the update proves nothing about this log, and its service is not trusted"
             )
-        return LogState(item.ca_id, item.log_number, item.landmarks, item.hashes)
+        return LogState(item.ca_id, item.log_number, item.landmarks, item.hashes), None
     hasher = active_kernel().hasher(ca.hash.name)
     reference = item.trees[0]
     cosigned_at = 0 if is_trusted else verify_cosigned(item.trees, ca, item.log_number, hasher)
@@ -254,7 +274,8 @@ def _prove(item: LogUpdate, ca: TrustedCA, *, is_trusted: bool) -> LogState:
     parts = [subtree for _, subtree in landmark_subtrees(landmarks)]
     proof = verify_bulk(hasher, reference.tree_size, reference.root_hash, parts, item.hashes)
     hashes = tuple(map(proof.hash_of, parts))
-    return LogState(item.ca_id, item.log_number, landmarks, hashes, reference.tree_size, cosigned_at)
+    state = LogState(item.ca_id, item.log_number, landmarks, hashes, reference.tree_size, cosigned_at)
+    return state, None if is_trusted else proof
 
 
 def landmarks_within(landmarks: tuple[Landmark, ...], tree_size: int) -> tuple[Landmark, ...]:
@@ -340,9 +361,19 @@ def _check_overlap(held: LogState, new: LogState) -> None:
     if not is_same:
         raise Rejected(
             Reason.EQUIVOCATION,
-            f"log {held.log_number} of CA {held.ca_id} shows other landmarks than were proven before: two views of one "
-            "log, both cosigned. Keep both and report them",
+            f"log {held.log_number} of CA {held.ca_id} shows other landmarks than were proven before; "
+            "what is held stays",
         )
+
+
+def _two_views(item: LogUpdate) -> Rejected:
+    """Make the error for two cosigned trees of which not both can be."""
+    return Rejected(
+        Reason.EQUIVOCATION,
+        f"log {item.log_number} of CA {item.ca_id} has two histories, both cosigned; what is held stays. Report the "
+        "evidence",
+        tree_size=item.trees[0].tree_size,
+    )
 
 
 def _bound(

@@ -15,6 +15,7 @@ from mtc.errors import FormatError, Reason, Rejected
 from mtc.ids import TrustAnchorID
 from mtc.landmark import Landmark
 from mtc.trust.store import TrustedCA, TrustedSubtree, TrustStore
+from mtc.trust.updates.contradiction import Anchor
 from mtc.trust.updates.envelope import MAX_DOCUMENT_BYTES, POLICY_LABEL, SignedDocument
 from mtc.trust.updates.formats import (
     landmark_subtrees,
@@ -97,7 +98,8 @@ class UpdateState:
     """Everything that a relying party has accepted. signed_policy, policy: None before the first update, else both.
 
     version: of the update it comes from, POSIX seconds. skipped: updates up to this version bring no landmarks any
-    more, because the user rolled back from it. logs: ordered by `key`.
+    more, because the user rolled back from it. logs: ordered by `key`. anchors: what would convict logs of another
+    history, ordered by `key`; they decide nothing, and `encode` leaves them out.
     """
 
     version: int = 0
@@ -105,6 +107,7 @@ class UpdateState:
     signed_policy: SignedDocument | None = None
     policy: PolicyDocument | None = None
     logs: tuple[LogState, ...] = ()
+    anchors: tuple[Anchor, ...] = ()
 
     def find_log(self, ca_id: TrustAnchorID, log_number: int) -> LogState | None:
         """Return what is held of a log."""

@@ -1,6 +1,7 @@
 """What C calls: callbacks of libssl that never raise, and the bytes that they hand over.
 
-Spec: OpenSSL, SSL_CTX_add_custom_ext(3), SSL_CTX_set_cert_verify_callback(3), SSL_CTX_set_cert_cb(3).
+Spec: OpenSSL, SSL_CTX_add_custom_ext(3), SSL_CTX_set_cert_verify_callback(3), SSL_CTX_set_cert_cb(3),
+SSL_CTX_set_session_ticket_cb(3).
 """
 
 import ctypes
@@ -37,6 +38,11 @@ VERIFY = ctypes.CFUNCTYPE(_INT, _P, _P)
 """SSL_CTX_set_cert_verify_callback: X509_STORE_CTX, argument."""
 CHOOSE = ctypes.CFUNCTYPE(_INT, _P, _P)
 """SSL_CTX_set_cert_cb: SSL, argument."""
+
+GIVE_TICKET = ctypes.CFUNCTYPE(_INT, _P, _P)
+"""SSL_CTX_generate_session_ticket_fn: SSL, argument."""
+TAKE_TICKET = ctypes.CFUNCTYPE(_INT, _P, _P, _P, ctypes.c_size_t, _INT, _P)
+"""SSL_CTX_decrypt_session_ticket_fn: SSL, SSL_SESSION, key name and its size, status, argument."""
 
 
 class Body:

@@ -4,7 +4,7 @@ What happens in a handshake, in OpenSSL's order: the extension is made from a sn
 server's list and its acknowledgement are read (`_receive`), the certificates are judged with the same snapshot
 (`_verify`). A callback never raises through C: whatever it meets is kept, the handshake fails, and the exception that
 the caller sees carries it. Even if Python could not run a callback to its end, `do_handshake` refuses a connection
-that nobody judged.
+that nobody judged. Sessions are in `sessions`.
 
 Spec: TLS Trust Anchor Identifiers, "The trust_anchors Extension"; Merkle Tree Certificates, "Relying Parties".
 """
@@ -14,10 +14,10 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
-from mtc.errors import Reason, Rejected
 from mtc.tls.adapters.clients import ClientChoices, ClientHandshake, ClientReport, Snapshots, asking, snapshots_of
+from mtc.tls.adapters.hints import RetryHints
 from mtc.tls.adapters.stdlib.callbacks import CHOOSE, VERIFY, Body, keep_forever, make_receiver, make_sender
-from mtc.tls.adapters.stdlib.connections import Connection, State, guard, keep
+from mtc.tls.adapters.stdlib.connections import Connection, State, guard, keep, running
 from mtc.tls.adapters.stdlib.failures import explain, find_report
 from mtc.tls.adapters.stdlib.inner import load_path
 from mtc.tls.adapters.stdlib.libssl import (
@@ -26,6 +26,7 @@ from mtc.tls.adapters.stdlib.libssl import (
     IN_ENCRYPTED_EXTENSIONS,
     load_libssl,
 )
+from mtc.tls.adapters.stdlib.sessions import Resumable, unverified, wanting
 from mtc.tls.hello import TLS_13
 from mtc.tls.paths import CertificationPath
 from mtc.trust import Verified
@@ -35,8 +36,8 @@ from mtc.web import Clock, SystemClock
 class ClientContext(ssl.SSLContext):
     """An `ssl.SSLContext` for clients; made by `client_context`. Used like any other by whatever takes one.
 
-    Sessions are not resumed: in a resumed one nobody would look at the certificate again, at its revocation, or at a
-    trust store that has changed. A `session` that is handed in is not used.
+    A `session` is what `session` of a connection with this context returned; it is offered where it fits, and anything
+    else is not used: then the handshake is a full one.
     """
 
     mtc_choices: ClientChoices
@@ -50,12 +51,13 @@ class ClientContext(ssl.SSLContext):
         do_handshake_on_connect: bool = True,  # noqa: FBT001, FBT002 - the stdlib's signature
         suppress_ragged_eofs: bool = True,  # noqa: FBT001, FBT002 - the stdlib's signature
         server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,  # noqa: ARG002 - never used, see the class
+        session: Any = None,  # noqa: ANN401 - `Session`, but anything may be handed in
     ) -> ssl.SSLSocket:
         """Wrap a socket as every context does."""
-        return super().wrap_socket(
-            sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, server_hostname, None
-        )
+        with wanting(self, session):
+            return super().wrap_socket(
+                sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, server_hostname
+            )
 
     def wrap_bio(
         self,
@@ -63,18 +65,21 @@ class ClientContext(ssl.SSLContext):
         outgoing: ssl.MemoryBIO,
         server_side: bool = False,  # noqa: FBT001, FBT002 - the stdlib's signature
         server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,  # noqa: ARG002 - never used, see the class
+        session: Any = None,  # noqa: ANN401 - `Session`, but anything may be handed in
     ) -> ssl.SSLObject:
         """Wrap memory as every context does."""
-        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, None)
+        with wanting(self, session):
+            return super().wrap_bio(incoming, outgoing, server_side, server_hostname)
 
 
-def client_context(
+def client_context(  # noqa: PLR0913 - keywords, each of its own
     trust_store: Snapshots,
     *,
     paths: Sequence[CertificationPath] = (),
     classical: bool = True,
     sends_extension: bool = True,
+    resumption: bool | None = None,
+    remembers_retries: bool = True,
     clock: Clock | None = None,
 ) -> ClientContext:
     """Return an `ssl.SSLContext` that verifies Merkle Tree certificates, for urllib, aiohttp, asyncio and the others.
@@ -84,7 +89,9 @@ def client_context(
     is sent, or no certificate when none suits. classical: whether other chains are verified as by
     `ssl.create_default_context`, against the system's roots and what is loaded into the context; otherwise they are
     refused. sends_extension: whether servers are told what we trust; without it they send landmark-relative
-    certificates to nobody. clock: for tests.
+    certificates to nobody. resumption: whether connections have a `session` that can be handed in to another one;
+    without a word, where there are no `paths`. remembers_retries: after a handshake whose report names a `retry`, the
+    next connection to that host asks for it. clock: for tests.
 
     The context checks host name and validity of every certificate unless `check_hostname` and `verify_mode` are
     changed, which mean what they always mean. Raises UsageError (UNSUPPORTED) where this Python's OpenSSL cannot do it.
@@ -93,7 +100,13 @@ def client_context(
     context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslsocket_class, context.sslobject_class = _Socket, _Object
     context.mtc_choices = ClientChoices(
-        snapshots_of(trust_store), classical, sends_extension, clock or SystemClock(), tuple(paths)
+        snapshots_of(trust_store),
+        classical,
+        sends_extension,
+        clock or SystemClock(),
+        tuple(paths),
+        resumption,
+        RetryHints() if remembers_retries else None,
     )
     context.mtc_contexts = tuple(load_path(library, path, _SENDER, _RECEIVER) for path in paths)
     if classical:
@@ -119,13 +132,14 @@ def client_report(source: ssl.SSLSocket | ssl.SSLObject | BaseException) -> Clie
 
 def _state_of(owner: Any) -> State[ClientHandshake]:  # noqa: ANN401 - whatever C points to
     """Return the state of a connection, made when the handshake begins. Raises when it is no connection of ours."""
-    if not isinstance(owner, _Socket | _Object):
+    if not isinstance(owner, _KINDS):
         raise TypeError("a connection without its Python object")
     if owner.mtc_state is None:
         context = owner.context
         if not isinstance(context, ClientContext):
             raise TypeError("a connection with another context")
-        owner.mtc_state = State(ClientHandshake(context.mtc_choices))
+        checks_name = context.check_hostname
+        owner.mtc_state = State(ClientHandshake(context.mtc_choices, owner.server_hostname, checks_name=checks_name))
     return owner.mtc_state
 
 
@@ -137,6 +151,7 @@ def _report(owner: "_ClientConnection") -> ClientReport | None:
 def _send(connection: int, place: int, index: int) -> Body | None:
     """Make the extension of the ClientHello, or the acknowledgement beside our own certificate."""
     state = _state_of(load_libssl().owner_of(connection))
+    state.address = connection
     if place & IN_CLIENT_HELLO:
         return state.hold(state.handshake.extension())
     return state.hold(b"" if index == 0 and state.handshake.sends_acknowledgement else None)
@@ -161,12 +176,13 @@ def _verify(store: int, _argument: int | None) -> int:
     try:
         library = load_libssl()
         connection = library.connection_of(store)
-        owner: Any = library.owner_of(connection)
-        handshake = _state_of(owner).handshake
-        name = _reference_name(owner) if owner.context.check_hostname else None
-        if handshake.judge(library.end_entity(store), name):
-            library.accept(store)
-        else:
+        # As a rule it is the one whose `do_handshake` runs in this thread, and nothing need be looked up.
+        state = running.connection.mtc_state if running.connection is not None else None
+        if state is None or not connection or state.address != connection:
+            state = _state_of(library.owner_of(connection))
+        handshake = state.handshake
+        # When it is verified, the verdict that OpenSSL begins with stands: that all is well.
+        if not handshake.judge(library.encode_certificate(library.end_entity(store))):
             handshake.is_judged = library.verify_classically(store)
     except BaseException as error:  # noqa: BLE001 - nothing may be raised through C
         keep(connection, error)
@@ -191,14 +207,6 @@ def _switch(connection: int) -> bool:
     return True
 
 
-def _reference_name(owner: object) -> str:
-    """Return the name that the caller asked for. Without one, a context that checks names makes no connection."""
-    name = getattr(owner, "server_hostname", None)
-    if not name:
-        raise Rejected(Reason.NAME_MISMATCH, "there is no host name to check the certificate against")
-    return str(name)
-
-
 # Made once: C may call them as long as a connection lives.
 _SENDER = keep_forever(make_sender(_send, keep))
 _RECEIVER = keep_forever(make_receiver(_receive, keep))
@@ -206,18 +214,24 @@ _VERIFIER = keep_forever(VERIFY(_verify))
 _CHOOSER = keep_forever(CHOOSE(_choose))
 
 
-class _ClientConnection(Connection):
+class _ClientConnection(Resumable, Connection):
     """A client's connection with what is known of it."""
 
     mtc_state: State[ClientHandshake] | None = None
 
+    def mtc_begin(self) -> ClientHandshake:
+        """Return the handshake, which begins now at the latest."""
+        return _state_of(self).handshake
+
     def mtc_check(self) -> None:
-        """Refuse a connection whose certificate nobody judged in this very handshake, whatever OpenSSL says."""
-        if self.context.verify_mode is ssl.CERT_NONE:
-            return
-        state = self.mtc_state
-        if state is None or not state.handshake.is_judged or self.session_reused:
-            raise ssl.SSLCertVerificationError(1, "[MTC] the server's certificate was not verified in this handshake")
+        """Refuse a connection whose server nobody judged for this very handshake, whatever OpenSSL says."""
+        if self.context.verify_mode is not ssl.CERT_NONE:
+            if self.session_reused:
+                self.mtc_resume()
+            elif self.mtc_state is None or not self.mtc_state.handshake.is_judged:
+                raise unverified()
+        if self.mtc_state is not None:
+            self.mtc_state.handshake.succeed()
 
     def mtc_peer(self) -> Verified | None:
         """Return the server's Merkle Tree certificate."""
@@ -225,17 +239,11 @@ class _ClientConnection(Connection):
 
     def mtc_explain(self, error: ssl.SSLError) -> None:
         """Give the exception of a failed handshake what is known: our reason in words, and the report."""
+        if self.mtc_state is not None:
+            self.mtc_state.handshake.fail()
         error.mtc_report = _report(self)  # type: ignore[attr-defined]  # read by find_report
-        explain(error, self.mtc_failure, "certificate verify failed")
-
-    @property
-    def session(self) -> Any:  # noqa: ANN401 - the stdlib's type
-        """Sessions are not resumed, so there is none to be kept."""
-        return None
-
-    @session.setter
-    def session(self, value: Any) -> None:  # noqa: ANN401 - the stdlib's type
-        """Do not resume it."""
+        is_about_certificate = isinstance(error, ssl.SSLCertVerificationError)
+        explain(error, self.mtc_failure, "certificate verify failed" if is_about_certificate else "handshake refused")
 
 
 class _Socket(_ClientConnection, ssl.SSLSocket):
@@ -244,3 +252,6 @@ class _Socket(_ClientConnection, ssl.SSLSocket):
 
 class _Object(_ClientConnection, ssl.SSLObject):
     """The stdlib's connection in memory, with what is known of it."""
+
+
+_KINDS = (_Socket, _Object)

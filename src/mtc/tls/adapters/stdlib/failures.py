@@ -20,6 +20,8 @@ def explain(error: ssl.SSLError, failure: BaseException | None, what: str) -> No
         raise failure
     message = failure.message if isinstance(failure, Error) else f"{type(failure).__name__}: {failure}"
     error.strerror = f"[MTC] {what}: {message}"
+    # Some libraries, urllib3 among them, show the arguments.
+    error.args = (error.errno, error.strerror)
     if isinstance(error, ssl.SSLCertVerificationError):
         error.verify_message = message
     error.__cause__ = failure

@@ -13,11 +13,13 @@ import importlib
 import ssl
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from mtc.errors import Error, Reason, UsageError
-from mtc.tls.adapters.stdlib.callbacks import ADD, CHOOSE, PARSE, VERIFY, make_receiver, make_sender
+from mtc.tls.adapters.stdlib.callbacks import make_receiver, make_sender
+from mtc.tls.adapters.stdlib.functions import bytes_at, load_functions, object_at
 from mtc.tls.extension import CODE_POINT
 
 OLDEST = (3, 0)
@@ -34,6 +36,11 @@ _ADD_CHAIN_CERTIFICATE = 14
 _HOST_NAME = 0
 _PYTHON_OBJECT = 0
 """Index of the extra data in which CPython keeps its object for a connection."""
+
+TICKET_OPENED = frozenset({5, 6})
+"""Status of a ticket that was decrypted."""
+FAIL_TICKET, REFUSE_TICKET, USE_TICKET = 0, 1, 4
+"""What comes of a ticket: the handshake fails, is a full one, or is resumed and ends with a new ticket."""
 
 NOT_JUDGED = 50
 """X509_V_ERR_APPLICATION_VERIFICATION: refused, for a reason that OpenSSL has no number for."""
@@ -52,41 +59,16 @@ _CODES: dict[Reason, int] = {
     Reason.NO_SUBJECT_ALT_NAME: 62,
 }
 
-_P = ctypes.c_void_p
-_INT = ctypes.c_int
-_SIZE, _LONG, _TEXT = ctypes.c_size_t, ctypes.c_long, ctypes.c_char_p
-# name: (result, arguments); pointers of all kinds are c_void_p.
-_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "SSL_CTX_add_custom_ext": (_INT, (_P, ctypes.c_uint, ctypes.c_uint, ADD, _P, _P, PARSE, _P)),
-    "SSL_CTX_set_cert_verify_callback": (None, (_P, VERIFY, _P)),
-    "SSL_CTX_set_cert_cb": (None, (_P, CHOOSE, _P)),
-    "SSL_CTX_set_security_level": (None, (_P, _INT)),
-    "SSL_CTX_get_options": (ctypes.c_uint64, (_P,)),
-    "SSL_CTX_ctrl": (_LONG, (_P, _INT, _LONG, _P)),
-    "SSL_CTX_use_certificate_ASN1": (_INT, (_P, _INT, _TEXT)),
-    "SSL_CTX_use_PrivateKey": (_INT, (_P, _P)),
-    "SSL_CTX_check_private_key": (_INT, (_P,)),
-    "SSL_set_SSL_CTX": (_P, (_P, _P)),
-    "SSL_get_SSL_CTX": (_P, (_P,)),
-    "SSL_get_ex_data": (_P, (_P, _INT)),
-    "SSL_get_ex_data_X509_STORE_CTX_idx": (_INT, ()),
-    "SSL_get_servername": (_TEXT, (_P, _INT)),
-    "SSL_get_sigalgs": (_INT, (_P, _INT, _P, _P, _P, _P, _P)),
-    "SSL_version": (_INT, (_P,)),
-    "X509_STORE_CTX_get_ex_data": (_P, (_P, _INT)),
-    "X509_STORE_CTX_get0_cert": (_P, (_P,)),
-    "X509_STORE_CTX_set_error": (None, (_P, _INT)),
-    "X509_verify_cert": (_INT, (_P,)),
-    "i2d_X509": (_INT, (_P, _P)),
-    "CRYPTO_free": (None, (_P, _TEXT, _INT)),
-    "d2i_X509": (_P, (_P, ctypes.POINTER(_P), _LONG)),
-    "X509_free": (None, (_P,)),
-    "d2i_AutoPrivateKey": (_P, (_P, ctypes.POINTER(_P), _LONG)),
-    "EVP_PKEY_free": (None, (_P,)),
-    "ERR_get_error": (ctypes.c_ulong, ()),
-    "ERR_error_string_n": (None, (ctypes.c_ulong, _TEXT, _SIZE)),
-    "ERR_clear_error": (None, ()),
-}
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What `ssl.SSLSession` shows of a session."""
+
+    id: bytes
+    time: int
+    timeout: int
+    ticket_lifetime_hint: int
+    has_ticket: bool
 
 
 class LibSSL:
@@ -95,9 +77,14 @@ class LibSSL:
     def __init__(self, call: dict[str, Callable[..., Any]]) -> None:
         """Take the functions by name; `load_libssl` makes one."""
         self._call = call
+        self.finds_connections = False
+        """Whether `_connection` works here; without it clients have no sessions."""
         self._connection_index: int = call["SSL_get_ex_data_X509_STORE_CTX_idx"]()
-        # What verification calls is looked up once: it is the hot path.
-        self._end_entity, self._encode = call["X509_STORE_CTX_get0_cert"], call["i2d_X509"]
+        # What verification calls is looked up once, and called without more ado: it is the hot path, and yet cold in
+        # every handshake, so that each function of Python's on the way costs a microsecond.
+        self.end_entity: Callable[[int], int | None] = call["X509_STORE_CTX_get0_cert"]
+        """Return the address of the peer's end-entity certificate for an X509_STORE_CTX, None when there is none."""
+        self._encode = call["i2d_X509"]
         self._free, self._set_error = call["CRYPTO_free"], call["X509_STORE_CTX_set_error"]
         self._extra_data, self._store_data = call["SSL_get_ex_data"], call["X509_STORE_CTX_get_ex_data"]
 
@@ -120,6 +107,80 @@ class LibSSL:
     def disable_sessions(self, context: ssl.SSLContext) -> None:
         """Keep no sessions for resumption."""
         self._call["SSL_CTX_ctrl"](_address(context), _SET_SESSION_CACHE_MODE, 0, None)
+
+    def set_ticket_callbacks(self, context: ssl.SSLContext, give: Any, take: Any) -> None:  # noqa: ANN401 - ctypes callbacks
+        """Let `give` (`GIVE_TICKET`) say what tickets stand for, and `take` (`TAKE_TICKET`) judge those that return."""
+        self._call["SSL_CTX_set_session_ticket_cb"](_address(context), give, take, None)
+
+    def bind_ticket(self, connection: int, data: bytes, lifetime_s: int) -> None:
+        """Give the ticket that is being made its data and its lifetime."""
+        session = self._call["SSL_get_session"](connection)
+        if session and self._call["SSL_SESSION_set1_ticket_appdata"](session, data, len(data)) == 1:
+            self._call["SSL_SESSION_set_timeout"](session, lifetime_s)
+
+    def ticket_data(self, session: int) -> bytes:
+        """Return the data of a ticket that was decrypted; empty when it has none."""
+        data, size = ctypes.c_void_p(), ctypes.c_size_t()
+        is_there = self._call["SSL_SESSION_get0_ticket_appdata"](session, ctypes.byref(data), ctypes.byref(size)) == 1
+        return bytes_at(data, size.value) if is_there and data.value else b""
+
+    def session_peer(self, session: int) -> bytes:
+        """Return the DER of the peer's certificate in the handshake that a ticket is of; empty when it sent none."""
+        return self.encode_certificate(self._call["SSL_SESSION_get0_peer"](session))
+
+    def hello_extension(self, connection: int, kind: int) -> bytes | None:
+        """Return the body of an extension of the ClientHello that is being read, None when it is not there."""
+        data, size = ctypes.c_void_p(), ctypes.c_size_t()
+        ask = self._call["SSL_client_hello_get0_ext"]
+        is_there = ask(connection, kind, ctypes.byref(data), ctypes.byref(size)) == 1
+        return bytes_at(data, size.value) if is_there else None
+
+    def keep_session(self, inner: object) -> int:
+        """Return the session of a connection, to be given back by `release_session`; 0 when there is none.
+
+        inner: CPython's object of the connection.
+        """
+        connection = _connection(inner) if self.finds_connections else 0
+        session = self._call["SSL_get1_session"](connection) if connection else None
+        if not session:
+            return 0
+        try:
+            # A copy, for OpenSSL spoils the session of a connection that ends without being shut down.
+            return self._call["SSL_SESSION_dup"](session) or 0
+        finally:
+            self.release_session(session)
+
+    def release_session(self, session: int) -> None:
+        """Give a session back."""
+        self._call["SSL_SESSION_free"](session)
+
+    def offer_session(self, inner: object, session: int) -> bool:
+        """Let a connection whose handshake has not begun offer a session; tell whether it will."""
+        connection = _connection(inner) if self.finds_connections and inner is not None else 0
+        # A copy, for OpenSSL may write into the session of a connection.
+        copy = self._call["SSL_SESSION_dup"](session) if connection else None
+        if not copy:
+            return False
+        try:
+            return bool(self._call["SSL_set_session"](connection, copy) == 1)
+        finally:
+            self.release_session(copy)
+
+    def describe_session(self, session: int) -> SessionFacts:
+        """Return what there is to know of a session."""
+        call, size = self._call, ctypes.c_uint()
+        at = call["SSL_SESSION_get_id"](session, ctypes.byref(size))
+        return SessionFacts(
+            bytes_at(at, size.value) if at else b"",
+            call["SSL_SESSION_get_time"](session),
+            call["SSL_SESSION_get_timeout"](session),
+            call["SSL_SESSION_get_ticket_lifetime_hint"](session),
+            call["SSL_SESSION_has_ticket"](session) == 1,
+        )
+
+    def withhold_tickets(self, connection: int) -> None:
+        """Give no TLS 1.2 ticket on a connection."""
+        self._call["SSL_set_options"](connection, ssl.OP_NO_TICKET)
 
     def use_path(self, context: ssl.SSLContext, certificates: tuple[bytes, ...], key: bytes) -> None:
         """Load certificates (DER, end entity first) and private key (DER). Raises UsageError with OpenSSL's reason."""
@@ -163,7 +224,7 @@ class LibSSL:
     def owner_of(self, connection: int) -> object:
         """Return the `SSLSocket` or `SSLObject` of a connection, None while there is none."""
         found = self._extra_data(connection, _PYTHON_OBJECT)
-        return None if not found else getattr(ctypes.cast(found, ctypes.py_object).value, "owner", None)
+        return None if not found else getattr(object_at(found), "owner", None)
 
     def connection_of(self, store: int) -> int:
         """Return the connection of an X509_STORE_CTX, 0 when it has none."""
@@ -188,9 +249,8 @@ class LibSSL:
             found.add(high.value << 8 | low.value)
         return frozenset(found)
 
-    def end_entity(self, store: int) -> bytes:
-        """Return the DER of the peer's end-entity certificate; empty when there is none."""
-        x509 = self._end_entity(store)
+    def encode_certificate(self, x509: int | None) -> bytes:
+        """Return the DER of the X509 at an address, empty for none."""
         if not x509:
             return b""
         found = ctypes.c_void_p()
@@ -198,7 +258,7 @@ class LibSSL:
         if size <= 0:
             return b""
         try:
-            return ctypes.string_at(found, size)
+            return bytes_at(found, size)
         finally:
             self._free(found, None, 0)
 
@@ -214,7 +274,7 @@ class LibSSL:
 
     def refuse(self, store: int, error: BaseException) -> None:
         """Set what `SSL_get_verify_result` will say of a failure, from which OpenSSL makes the alert."""
-        self._set_error(store, _CODES.get(error.reason, NOT_JUDGED) if isinstance(error, Error) else NOT_JUDGED)
+        self._set_error(store, verify_code(error))
 
     def _decode(self, function: str, der: bytes) -> int | None:
         """Call one of the d2i functions; the object is ours."""
@@ -253,12 +313,7 @@ def load_libssl() -> LibSSL:
     if path is None:
         raise _unsupported("its OpenSSL is linked into the interpreter")
     try:
-        library = ctypes.CDLL(path)
-        call: dict[str, Callable[..., Any]] = {}
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-            call[name] = function
+        call = load_functions(path)
     except (OSError, AttributeError) as error:
         raise _unsupported(f"its OpenSSL cannot be called: {error}") from None
     found = LibSSL(call)
@@ -267,9 +322,19 @@ def load_libssl() -> LibSSL:
     return found
 
 
+def verify_code(error: BaseException) -> int:
+    """Return the X509_V_ERR code for what a certificate was refused for."""
+    return _CODES.get(error.reason, NOT_JUDGED) if isinstance(error, Error) else NOT_JUDGED
+
+
 def _address(context: ssl.SSLContext) -> int:
     """Return the address of the SSL_CTX: in CPython's object it is the first field behind the header."""
     return ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value or 0
+
+
+def _connection(inner: object) -> int:
+    """Return the address of the SSL behind CPython's object of a connection: it is the second field."""
+    return ctypes.c_void_p.from_address(id(inner) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)).value or 0
 
 
 def _check_context(call: dict[str, Callable[..., Any]]) -> None:
@@ -290,9 +355,11 @@ def _check_context(call: dict[str, Callable[..., Any]]) -> None:
 def _check_connection(library: LibSSL, call: dict[str, Callable[..., Any]]) -> None:
     """Check, on a ClientHello that goes nowhere, that callbacks are called and connections lead to Python's objects."""
     seen: list[tuple[int, int]] = []
+    connections: list[int] = []
 
     def look(connection: int, _place: int, _index: int) -> None:
         seen.append((call["SSL_get_SSL_CTX"](connection), call["SSL_get_ex_data"](connection, _PYTHON_OBJECT)))
+        connections.append(connection)
 
     # They live until the connection is gone, which is at the end of this function.
     add = make_sender(look, lambda _connection, _error: None)
@@ -305,6 +372,7 @@ def _check_connection(library: LibSSL, call: dict[str, Callable[..., Any]]) -> N
     inner = getattr(connection, "_sslobj", None)
     if seen != [(_address(context), id(inner))] or getattr(inner, "owner", None) is not connection:
         raise _unsupported("its connections lie in memory in another way than expected")
+    library.finds_connections = connections == [_connection(inner)]
 
 
 def _unsupported(why: str) -> UsageError:

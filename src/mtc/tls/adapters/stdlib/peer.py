@@ -5,7 +5,6 @@ OpenSSL 3 cannot print the issuer's name (a RELATIVE-OID) and fails as a whole; 
 
 from datetime import datetime
 from ipaddress import ip_address
-from typing import cast
 
 from mtc.kernel import active_kernel
 from mtc.trust import VerifiedSignature
@@ -28,35 +27,35 @@ def describe_peer(verified: VerifiedSignature) -> dict[str, object]:
     certificate = verified.certificate
     layout = certificate.layout
     described: dict[str, object] = {
-        "subject": _describe_name(certificate.subject),
+        "subject": describe_name(certificate.subject),
         "issuer": (((certificate.revision.name_oid, str(certificate.ca_id)),),),
         "version": layout.version + 1,
-        "serialNumber": _hexadecimal(certificate.serial),
-        "notBefore": _describe_time(certificate.not_before),
-        "notAfter": _describe_time(certificate.not_after),
+        "serialNumber": describe_serial(certificate.serial),
+        "notBefore": describe_time(certificate.not_before),
+        "notAfter": describe_time(certificate.not_after),
     }
     if layout.extensions_end:
         found = active_kernel().scan_extensions(verified.der, layout.extensions_start, layout.extensions_end)
-        dns_names, addresses = cast("tuple[list[bytes] | None, list[bytes]]", found[3:5])
+        dns_names, addresses = found[3:5]
         if dns_names is not None:
             names = [("DNS", name.decode("ascii", "replace")) for name in dns_names]
-            names += [("IP Address", str(ip_address(packed))) for packed in addresses]
+            names += [("IP Address", str(ip_address(packed))) for packed in addresses or ()]
             described["subjectAltName"] = tuple(names)
     return described
 
 
-def _hexadecimal(serial: int) -> str:
+def describe_serial(serial: int) -> str:
     """Return a serial number as OpenSSL prints it: whole bytes, capital."""
     return serial.to_bytes((serial.bit_length() + 7) // 8 or 1, "big").hex().upper()
 
 
-def _describe_time(moment: datetime) -> str:
+def describe_time(moment: datetime) -> str:
     """Return a time as OpenSSL prints it, whatever the locale."""
     month = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")[moment.month - 1]
     return f"{month} {moment.day:2} {moment:%H:%M:%S} {moment.year} GMT"
 
 
-def _describe_name(name: bytes) -> RDNs:
+def describe_name(name: bytes) -> RDNs:
     """Return the attributes of a name. Values that are no text stand in hexadecimal."""
     rdns = DERReader(name, "the subject").enter(Tag.SEQUENCE)
     described: list[tuple[tuple[str, str], ...]] = []

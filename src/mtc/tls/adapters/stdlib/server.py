@@ -1,7 +1,8 @@
 """The server's side on the stdlib's `ssl`: one inner context for each certification path, chosen per ClientHello.
 
-In OpenSSL's order: the client's list is read (`_receive`), the path is chosen (`_choose`) and the connection goes on
-with the inner context that holds it, then our list and the acknowledgement are sent (`_send`).
+In OpenSSL's order: a ticket is judged (`_take_ticket`), the client's list is read (`_receive`), the path is chosen
+(`_choose`) and the connection goes on with the inner context that holds it, then our list and the acknowledgement are
+sent (`_send`), and in the end a ticket (`_give_ticket`). In a resumed handshake nothing is chosen.
 
 Spec: TLS Trust Anchor Identifiers, "Certificate Selection"; RFC 8446, "Certificate".
 """
@@ -13,14 +14,27 @@ from typing import Any
 
 from mtc.tls.adapters.clients import Snapshots, snapshots_of
 from mtc.tls.adapters.servers import ServedPaths, ServerChoices, ServerHandshake, ServerReport
-from mtc.tls.adapters.stdlib.callbacks import CHOOSE, VERIFY, Body, keep_forever, make_receiver, make_sender
+from mtc.tls.adapters.stdlib.callbacks import (
+    CHOOSE,
+    GIVE_TICKET,
+    TAKE_TICKET,
+    VERIFY,
+    Body,
+    keep_forever,
+    make_receiver,
+    make_sender,
+)
 from mtc.tls.adapters.stdlib.connections import Connection, State, guard, keep
 from mtc.tls.adapters.stdlib.inner import load_path
 from mtc.tls.adapters.stdlib.libssl import (
+    FAIL_TICKET,
     IN_CERTIFICATE,
     IN_CERTIFICATE_REQUEST,
     IN_CLIENT_HELLO,
     IN_ENCRYPTED_EXTENSIONS,
+    REFUSE_TICKET,
+    TICKET_OPENED,
+    USE_TICKET,
     load_libssl,
 )
 from mtc.tls.extension import check_acknowledgement
@@ -28,6 +42,9 @@ from mtc.tls.hello import TLS_13
 from mtc.tls.paths import CertificationPath
 from mtc.trust import Verified
 from mtc.web import Clock, SystemClock
+
+_SERVER_NAME = 0
+_REQUIRED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +58,7 @@ class _Loaded:
 class ServerContext(ssl.SSLContext):
     """An `ssl.SSLContext` for servers; made by `server_context`. Used like any other by whatever takes one.
 
-    Sessions are not resumed: no tickets are given. Set options, protocols and ciphers on it before it is used.
+    Set options, protocols and ciphers on it before it is used.
     """
 
     mtc_loaded: _Loaded
@@ -87,6 +104,7 @@ def server_context(
     *,
     fallback: CertificationPath | None = None,
     clients: Snapshots | None = None,
+    resumption: bool | None = None,
     clock: Clock | None = None,
 ) -> ServerContext:
     """Return an `ssl.SSLContext` that sends each client the best certification path that it can verify.
@@ -96,7 +114,9 @@ def server_context(
     Without it such a handshake fails. Where no classical path is given only TLS 1.3 is spoken. clients: a trust store,
     or a call that returns the present one: only clients with a Merkle Tree certificate that it verifies are let in, and
     those without any as well when `verify_mode` is set to `ssl.CERT_OPTIONAL`. Who the client is and what it may do is
-    for the caller to decide, from `server_report`. clock: for tests.
+    for the caller to decide, from `server_report`. resumption: whether tickets are given, in TLS 1.3 only; without a
+    word, where no certificates of clients are asked for. A ticket is good in this context alone, for the same name, as
+    long as its certificate is served and valid; that of a client is judged again. clock: for tests.
 
     Raises UsageError when there is no path, a key does not fit, or this Python's OpenSSL cannot do it (UNSUPPORTED).
     """
@@ -104,15 +124,18 @@ def server_context(
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class, context.sslobject_class = _Socket, _Object
     context.mtc_loaded = _load(paths, fallback)
-    context.mtc_choices = ServerChoices(clock or SystemClock(), None if clients is None else snapshots_of(clients))
+    context.mtc_choices = ServerChoices(
+        clock or SystemClock(), None if clients is None else snapshots_of(clients), resumption
+    )
     if all(path.is_mtc for path in context.paths):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0
+    # One is enough for a client that opens one connection after the other, and costs half of OpenSSL's two.
+    context.num_tickets = 1 if context.mtc_choices.allows_resumption(0 if clients is None else _REQUIRED) else 0
     library.disable_sessions(context)
     library.register_extension(context, _SENDER, _RECEIVER)
     library.set_chooser(context, _CHOOSER)
     library.set_verifier(context, _VERIFIER)
+    library.set_ticket_callbacks(context, _TICKET_GIVER, _TICKET_TAKER)
     if clients is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -140,7 +163,7 @@ def _load(paths: Sequence[CertificationPath], fallback: CertificationPath | None
 
 def _state_of(owner: Any) -> State[ServerHandshake]:  # noqa: ANN401 - whatever C points to
     """Return the state of a connection, made when its ClientHello arrives. Raises when it is no connection of ours."""
-    if not isinstance(owner, _Socket | _Object):
+    if not isinstance(owner, _KINDS):
         raise TypeError("a connection without its Python object")
     if owner.mtc_state is None:
         context = owner.context
@@ -166,7 +189,7 @@ def _verify(store: int, _argument: int | None) -> int:
     try:
         library = load_libssl()
         connection = library.connection_of(store)
-        _state_of(library.owner_of(connection)).handshake.judge(library.end_entity(store))
+        _state_of(library.owner_of(connection)).handshake.judge(library.encode_certificate(library.end_entity(store)))
         library.accept(store)
     except BaseException as error:  # noqa: BLE001 - nothing may be raised through C
         keep(connection, error)
@@ -186,7 +209,11 @@ def _switch(connection: int) -> bool:
     owner: Any = library.owner_of(connection)
     handshake = _state_of(owner).handshake
     name, schemes = library.server_name(connection), library.signature_schemes(connection)
-    selection = handshake.choose(name, schemes, is_tls13=library.protocol(connection) == TLS_13)
+    is_tls13 = library.protocol(connection) == TLS_13
+    if not is_tls13:
+        # It would be refused when it comes back.
+        library.withhold_tickets(connection)
+    selection = handshake.choose(name, schemes, is_tls13=is_tls13)
     library.switch_context(connection, owner.mtc_loaded.contexts[selection.index])
     return True
 
@@ -203,11 +230,48 @@ def _send(connection: int, place: int, index: int) -> Body | None:
     return state.hold(b"" if is_acknowledged else None)
 
 
+def _give_ticket(connection: int, _argument: int | None) -> int:
+    """Say in a ticket what it stands for. One that says nothing is worth nothing, but the connection is sound."""
+    try:
+        library = load_libssl()
+        owner: Any = library.owner_of(connection)
+        made = _state_of(owner).handshake.make_ticket(int(owner.context.verify_mode))
+        library.bind_ticket(connection, *(made or (b"", 0)))
+    except Exception:  # noqa: BLE001 - nothing may be raised through C
+        return 1
+    except BaseException as error:  # noqa: BLE001 - Ctrl-C belongs to whoever waits for the connection
+        keep(connection, error)
+        return 0
+    return 1
+
+
+def _take_ticket(
+    connection: int, session: int, _key_name: int, _key_size: int, status: int, _argument: int | None
+) -> int:
+    """Judge a ticket: whatever is wrong with it, a full handshake follows."""
+    try:
+        library = load_libssl()
+        if status not in TICKET_OPENED or library.protocol(connection) != TLS_13:
+            return REFUSE_TICKET
+        owner: Any = library.owner_of(connection)
+        name, client = library.hello_extension(connection, _SERVER_NAME), library.session_peer(session)
+        asked = int(owner.context.verify_mode)
+        _state_of(owner).handshake.resume(library.ticket_data(session), name, client, asked)
+    except Exception:  # noqa: BLE001 - nothing may be raised through C
+        return REFUSE_TICKET
+    except BaseException as error:  # noqa: BLE001 - Ctrl-C belongs to whoever waits for the connection
+        keep(connection, error)
+        return FAIL_TICKET
+    return USE_TICKET
+
+
 # Made once: C may call them as long as a connection lives.
 _SENDER = keep_forever(make_sender(_send, keep))
 _RECEIVER = keep_forever(make_receiver(_receive, keep))
 _CHOOSER = keep_forever(CHOOSE(_choose))
 _VERIFIER = keep_forever(VERIFY(_verify))
+_TICKET_GIVER = keep_forever(GIVE_TICKET(_give_ticket))
+_TICKET_TAKER = keep_forever(TAKE_TICKET(_take_ticket))
 
 
 class _ServerConnection(Connection):
@@ -220,6 +284,8 @@ class _ServerConnection(Connection):
         """Refuse a client that must have a certificate and whose certificate nobody judged, whatever OpenSSL says."""
         if self.context.verify_mode is ssl.CERT_REQUIRED and self.mtc_peer() is None:
             raise ssl.SSLCertVerificationError(1, "[MTC] the client's certificate was not verified in this handshake")
+        if self.session_reused and (self.mtc_state is None or self.mtc_state.handshake.resumed is None):
+            raise ssl.SSLError(1, "[MTC] the client resumed a session that nobody judged")
 
     def mtc_peer(self) -> Verified | None:
         """Return the client's certificate."""
@@ -232,3 +298,6 @@ class _Socket(_ServerConnection, ssl.SSLSocket):
 
 class _Object(_ServerConnection, ssl.SSLObject):
     """The stdlib's connection in memory, with what is known of it."""
+
+
+_KINDS = (_Socket, _Object)
