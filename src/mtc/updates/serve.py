@@ -73,11 +73,12 @@ UPDATES_METRICS = (
 class UpdateService:
     """A service with everything open.
 
-    troubles: of the service itself; those of CAs stand in `pulled`. news: set whenever a version was published.
-    evidence: bundles that are kept.
+    stamp: of the configuration's file, from before `config` was read. troubles: of the service itself; those of CAs
+    stand in `pulled`. news: set whenever a version was published. evidence: bundles that are kept.
     """
 
     path: Path
+    stamp: tuple[int, int, int]
     config: UpdatesConfig
     publisher: Publisher
     http: HTTPClient
@@ -202,7 +203,6 @@ class UpdateService:
 
     async def run(self) -> None:
         """Pull and publish until cancelled."""
-        stamp = file_stamp(self.path / CONFIG_NAME)
         self.evidence = await self.keeper.count()
         self._follow_config()
         # After a restart everything that was published is known, and nobody is waited for. Otherwise the first version
@@ -216,8 +216,9 @@ class UpdateService:
             while True:
                 await self.publish()
                 await asyncio.sleep(self.config.interval.total_seconds())
-                if file_stamp(self.path / CONFIG_NAME) != stamp:
-                    stamp = file_stamp(self.path / CONFIG_NAME)
+                now = file_stamp(self.path / CONFIG_NAME)
+                if now != self.stamp:
+                    self.stamp = now
                     self._reload()
         finally:
             for _, task in self._tasks.values():
@@ -226,6 +227,7 @@ class UpdateService:
 
     def _reload(self) -> None:
         """Take over a changed configuration; a wrong one leaves all as it is."""
+        before = self.config
         try:
             self.config = read_updates_config(self.path)
         except Error as error:
@@ -233,8 +235,9 @@ class UpdateService:
             _LOG.warning("configuration not taken", error=error.message)
             return
         self.troubles.pop("configuration", None)
-        self._follow_config()
-        _LOG.info("configuration taken", cas=len(self.config.cas))
+        if self.config != before:
+            self._follow_config()
+            _LOG.info("configuration taken", cas=len(self.config.cas))
 
     def _follow_config(self) -> None:
         """Have one task for each CA as it is configured now."""
@@ -316,6 +319,7 @@ async def open_service(
     path: Path, *, clock: Clock | None = None, passphrase_file: str | None = None
 ) -> AsyncIterator[UpdateService]:
     """Open a service's folder; close everything at the end. Raises UsageError, StorageError."""
+    stamp = file_stamp(path / CONFIG_NAME)
     config = read_updates_config(path)
     keys = read_keys(path, read_passphrase(os.environ, passphrase_file))
     store = FileStore.open(path)
@@ -323,7 +327,7 @@ async def open_service(
         publisher = await Publisher.open(store, keys.policy, keys.service)
         limits = ClientLimits(attempts=2, connections=_CONNECTIONS, attempt_s=config.deadline.total_seconds())
         async with HTTPClient(limits, user_agent=f"mtc-updates/{__version__}") as http:
-            yield UpdateService(path, config, publisher, http, clock or SystemClock(), EvidenceKeeper(store))
+            yield UpdateService(path, stamp, config, publisher, http, clock or SystemClock(), EvidenceKeeper(store))
     finally:
         store.close()
 

@@ -54,7 +54,8 @@ class RunningPerspective:
 
     async def watch(self) -> None:
         """Follow the configuration until cancelled. A wrong one changes nothing, and is told in /health."""
-        last = file_stamp(self.folder / CONFIG_NAME)
+        # It may have changed since it was read, so the first look reads it in any case.
+        last: tuple[int, int, int] | None = None
         while True:
             await asyncio.sleep(RELOAD_S)
             stamp = file_stamp(self.folder / CONFIG_NAME)
@@ -62,13 +63,15 @@ class RunningPerspective:
                 continue
             last = stamp
             try:
+                before = self.allowed.clients
                 self.take(read_perspective_config(self.folder))
             except Error as error:
                 self.troubles["configuration"] = error.message
                 _LOG.warning("configuration not taken", error=error.message)
                 continue
             self.troubles.pop("configuration", None)
-            _LOG.info("configuration taken", clients=len(self.allowed.clients))
+            if self.allowed.clients != before:
+                _LOG.info("configuration taken", clients=len(self.allowed.clients))
 
 
 async def open_perspective(config: PerspectiveConfig) -> LocalPerspective:

@@ -17,8 +17,9 @@ from mtc.log.formats import StagedRound, digest_of, public_prefix
 from mtc.log.fsck import Findings
 from mtc.log.fsck.service import CheckedLog, TreeHashes
 from mtc.log.ledger import ledger_prefix
+from mtc.log.ledger.machine import beyond
 from mtc.log.ledger.service import Ledger
-from mtc.merkle import Subtree, cover
+from mtc.merkle import MAX_TREE_SIZE, Subtree, cover
 from mtc.note import Checkpoint, CosignedMessage, encode_subtree_message, open_note
 from mtc.tiles import EntriesTile, Tile, bundles_for_growth, tiles_for_growth
 
@@ -57,13 +58,15 @@ async def _check_once(task: FolderTask, settled: Settled, checked: CheckedLog, f
     name = f"private/ledger/{number}"
     end = checked.tree_size
     try:
-        # The log of a running CA grows, and its ledger with it: the register is read behind both.
+        # The log of a running CA grows, and its ledger with it: the register, which goes first, is read last.
+        ledger = await Ledger.open(task.store, number, MAX_TREE_SIZE)
         limit = await _size_now(task, number, record.tree_size)
-        ledger = await Ledger.open(task.store, number, limit)
     except Error as error:
         findings.add(_name(name, error), error.message)
         return
     try:
+        if ledger.tree_size > limit:
+            raise beyond(number, ledger.tree_size, limit)
         least = end if settled.unfinished is None else min(end, settled.unfinished.old_size)
         if ledger.tree_size < least:
             findings.add(name, f"ends at {ledger.tree_size} of {least} entries, so requests could be certified twice")

@@ -117,7 +117,8 @@ class RunningCosigner:
 
     async def watch_config(self) -> None:
         """Take over logs that are added to the configuration, until cancelled. A wrong one leaves all as it is."""
-        last = file_stamp(self.folder.path / CONFIG_NAME)
+        # It may have changed since it was read, so the first look reads it in any case.
+        last: tuple[int, int, int] | None = None
         while True:
             await asyncio.sleep(_RELOAD_S)
             stamp = file_stamp(self.folder.path / CONFIG_NAME)
@@ -126,14 +127,15 @@ class RunningCosigner:
             last = stamp
             try:
                 config = read_cosigner_config(self.folder.path)
-                self.core.reload(self.folder.directory(config))
+                if config != self.config:
+                    self.core.reload(self.folder.directory(config))
+                    _LOG.info("configuration taken", logs=len(config.logs), cas=len(config.cas))
             except Error as error:
                 self.troubles["configuration"] = error.message
                 _LOG.warning("configuration not taken", error=error.message)
                 continue
             self.config = config
             self.troubles.pop("configuration", None)
-            _LOG.info("configuration taken", logs=len(config.logs), cas=len(config.cas))
 
 
 def line_of(origin: str, state: MirrorState | CosignerView | None, keys: tuple[VerifierKey, ...]) -> LogLine:

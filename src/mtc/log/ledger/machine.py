@@ -196,14 +196,7 @@ def order_rounds(log_number: int, start: int, tree_size: int, rounds: Iterable[S
             raise hole(log_number, at, round_.old_size)
         at = round_.new_size
     if at > tree_size:
-        raise ConflictError(
-            Reason.CONFLICT,
-            f"the ledger of log {log_number} knows {at} entries, its register {tree_size}: the register is too old. "
-            "Bring storage and register of the same moment back, or follow this log with the next one",
-            log=log_number,
-            expected=tree_size,
-            got=at,
-        )
+        raise beyond(log_number, at, tree_size)
     return ordered
 
 
@@ -230,6 +223,18 @@ def chain_pages(log_number: int, spans: Iterable[tuple[int, int]], tables: Colle
         sizes.append(end)
         keys_from = end
     return sizes, keys_from
+
+
+def beyond(log_number: int, at: int, tree_size: int) -> ConflictError:
+    """Make the error for a ledger that leads to entry `at`, beyond what the register knows."""
+    return ConflictError(
+        Reason.CONFLICT,
+        f"the ledger of log {log_number} knows {at} entries, its register {tree_size}: the register is too old. "
+        "Bring storage and register of the same moment back, or follow this log with the next one",
+        log=log_number,
+        expected=tree_size,
+        got=at,
+    )
 
 
 def hole(log_number: int, at: int, found: int) -> ConflictError:
