@@ -21,7 +21,10 @@ from tests.tls_pairs import (
     StoppedClock,
     classical,
     connect,
+    knows,
     landmark,
+    refused,
+    reports,
     standalone,
     tls_ca,
     trust_classical,
@@ -34,7 +37,6 @@ from mtc.tls import (
     BackEndName,
     CertificationPath,
     ClientContext,
-    ClientReport,
     Match,
     ServerContext,
     ServerReport,
@@ -58,16 +60,6 @@ OURS = [pair for pair in PAIRS if "pyopenssl" in pair]
 PrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey
 
 
-def knows(ca: SmallCA, newest: int | None = LANDMARK, expiry: int | None = None) -> TrustStore:
-    """Return a store with the landmarks up to `newest`; it holds FIRST_8 when the certificate's is among them."""
-    if newest is None:
-        return ca.store()
-    subtrees = [ca.trusted_subtree(8, 13, landmark=newest, expiry=expiry)]
-    if newest >= LANDMARK:
-        subtrees.append(ca.trusted_subtree(0, 8, landmark=LANDMARK, expiry=expiry))
-    return ca.store(subtrees=subtrees)
-
-
 def client(
     store: TrustStore | Callable[[], TrustStore],
     *,
@@ -89,31 +81,6 @@ def server(
 ) -> ServerContext:
     """Return a server at NOW."""
     return server_context(paths, fallback=fallback, clock=CLOCK, back_end=back_end)
-
-
-def reports(ours: ssl.SSLObject, theirs: ssl.SSLObject) -> tuple[ClientReport, ServerReport]:
-    """Return what both ends know."""
-    asked, sent = client_report(ours), server_report(theirs)
-    assert asked is not None
-    assert sent is not None
-    return asked, sent
-
-
-def refused(
-    context: ssl.SSLContext, theirs: ssl.SSLContext, reason: Reason, host: str = HOST, *, code: int | None = None
-) -> ClientReport:
-    """Assert that the client refuses the server with a reason, and return what it knows."""
-    with pytest.raises(ssl.SSLCertVerificationError) as caught:
-        connect(context, theirs, host)
-    report = client_report(caught.value)
-    assert report is not None
-    assert isinstance(report.failure, Error)
-    assert report.failure.reason is reason
-    assert report.failure is caught.value.__cause__
-    assert report.failure.message in str(caught.value)
-    assert report.verified is None
-    assert code is None or caught.value.verify_code == code
-    return report
 
 
 @cache

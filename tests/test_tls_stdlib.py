@@ -19,23 +19,24 @@ from tests.tls_pairs import (  # noqa: F401 - a fixture for the whole module
     StoppedClock,
     classical,
     connect,
+    knows,
     landmark,
     leaf_key,
     no_system_roots,
+    refused,
+    reports,
     standalone,
     tls_ca,
     trust_classical,
 )
 
 from mtc.cert import CertificateChain, SerialRanges
-from mtc.errors import Error, FormatError, Reason, Rejected, UsageError
+from mtc.errors import FormatError, Reason, Rejected, UsageError
 from mtc.ids import REVISIONS, landmark_id, serial_number
 from mtc.tls import (
     CertificationPath,
     ClientContext,
-    ClientReport,
     Match,
-    ServerReport,
     client_context,
     client_report,
     server_context,
@@ -48,16 +49,6 @@ from mtc.trust import Form, TrustStore
 LISTED = [Form.LANDMARK_RELATIVE, Form.STANDALONE]
 
 
-def knows(ca: SmallCA, newest: int | None = LANDMARK, expiry: int | None = None) -> TrustStore:
-    """Return a store with the landmarks up to `newest`; it holds FIRST_8 when the certificate's is among them."""
-    if newest is None:
-        return ca.store()
-    subtrees = [ca.trusted_subtree(8, 13, landmark=newest, expiry=expiry)]
-    if newest >= LANDMARK:
-        subtrees.append(ca.trusted_subtree(0, 8, landmark=LANDMARK, expiry=expiry))
-    return ca.store(subtrees=subtrees)
-
-
 def client(
     store: TrustStore | Callable[[], TrustStore], *, classical: bool = True, sends_extension: bool = True
 ) -> ClientContext:
@@ -65,31 +56,6 @@ def client(
     context = client_context(store, clock=CLOCK, classical=classical, sends_extension=sends_extension)
     trust_classical(context)
     return context
-
-
-def reports(ours: ssl.SSLObject, theirs: ssl.SSLObject) -> tuple[ClientReport, ServerReport]:
-    """Return what both ends know."""
-    asked, sent = client_report(ours), server_report(theirs)
-    assert asked is not None
-    assert sent is not None
-    return asked, sent
-
-
-def refused(
-    context: ssl.SSLContext, server: ssl.SSLContext, reason: Reason, host: str = HOST, *, code: int | None = None
-) -> ClientReport:
-    """Assert that the client refuses the server with a reason, and return what it knows."""
-    with pytest.raises(ssl.SSLCertVerificationError) as caught:
-        connect(context, server, host)
-    report = client_report(caught.value)
-    assert report is not None
-    assert isinstance(report.failure, Error)
-    assert report.failure.reason is reason
-    assert report.failure is caught.value.__cause__
-    assert report.failure.message in str(caught.value)
-    assert report.verified is None
-    assert code is None or caught.value.verify_code == code
-    return report
 
 
 @pytest.mark.parametrize("revision", REVISIONS.values(), ids=str)

@@ -16,11 +16,13 @@ from tests.makers import CLIENT_AUTH, HOST, NOW, SERVER_AUTH, Leaf, SmallCA, lea
 
 from mtc.ca.certificates import properties_for
 from mtc.cert import CertificateChain
+from mtc.errors import Error, Reason
 from mtc.ids import DEFAULT_REVISION, DraftRevision
 from mtc.merkle import Subtree
-from mtc.tls import CertificationPath
+from mtc.tls import CertificationPath, ClientReport, ServerReport, client_report, server_report
 from mtc.tls.adapters.stdlib.callbacks import Body, make_receiver, make_sender
 from mtc.tls.adapters.stdlib.libssl import load_libssl
+from mtc.trust import TrustStore
 
 LOCAL = "localhost"
 FIRST_8 = Subtree(0, 8)
@@ -184,3 +186,38 @@ class LyingServer:
         library.set_security_level(self.context, 0)
         library.use_path(self.context, path.certificates, path.private_key)
         library.register_extension(self.context, sender, receiver)
+
+
+def knows(ca: SmallCA, newest: int | None = LANDMARK, expiry: int | None = None) -> TrustStore:
+    """Return a store with the landmarks up to `newest`; it holds FIRST_8 when the certificate's is among them."""
+    if newest is None:
+        return ca.store()
+    subtrees = [ca.trusted_subtree(8, 13, landmark=newest, expiry=expiry)]
+    if newest >= LANDMARK:
+        subtrees.append(ca.trusted_subtree(0, 8, landmark=LANDMARK, expiry=expiry))
+    return ca.store(subtrees=subtrees)
+
+
+def reports(ours: ssl.SSLObject, theirs: ssl.SSLObject) -> tuple[ClientReport, ServerReport]:
+    """Return what both ends know."""
+    asked, sent = client_report(ours), server_report(theirs)
+    assert asked is not None
+    assert sent is not None
+    return asked, sent
+
+
+def refused(
+    context: ssl.SSLContext, server: ssl.SSLContext, reason: Reason, host: str = HOST, *, code: int | None = None
+) -> ClientReport:
+    """Assert that the client refuses the server with a reason, and return what it knows."""
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        connect(context, server, host)
+    report = client_report(caught.value)
+    assert report is not None
+    assert isinstance(report.failure, Error)
+    assert report.failure.reason is reason
+    assert report.failure is caught.value.__cause__
+    assert report.failure.message in str(caught.value)
+    assert report.verified is None
+    assert code is None or caught.value.verify_code == code
+    return report

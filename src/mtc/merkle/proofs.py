@@ -181,6 +181,14 @@ def prove_consistency(hasher: Hasher, reader: HashReader, subtree: Subtree, tree
     Spec: Merkle Tree Certificates, "Subtree Consistency Proofs".
     """
     _check_in_tree(subtree, tree_size)
+    return _read_hashes(hasher, reader, consistency_parts(subtree, tree_size))
+
+
+def consistency_parts(subtree: Subtree, tree_size: int) -> list[tuple[int, int]]:
+    """Return the subtrees [start, end) whose hashes are the consistency proof of `subtree`, in the proof's order.
+
+    tree_size: at least the subtree's end. Spec: Merkle Tree Certificates, "Subtree Consistency Proofs".
+    """
     if subtree.is_empty:
         return []
     parts: list[tuple[int, int]] = []
@@ -200,7 +208,7 @@ def prove_consistency(hasher: Hasher, reader: HashReader, subtree: Subtree, tree
             start, low, known = middle, middle, False
     if not known:
         parts.append((low, high))
-    return _read_hashes(hasher, reader, parts[::-1])
+    return parts[::-1]
 
 
 def verify_consistency(  # noqa: PLR0913 - these are the procedure's inputs in the draft

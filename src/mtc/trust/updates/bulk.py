@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from mtc.errors import FormatError, ProofError, Reason
-from mtc.merkle import Hasher, HashReader, Node, Subtree, bit_ceil, subtree_hash
+from mtc.merkle import Hasher, HashReader, Node, Subtree, bit_ceil, consistency_parts, subtree_hash
 
 
 def bulk_parts(tree_size: int, subtrees: Sequence[Subtree], most: int | None = None) -> list[Subtree]:
@@ -108,22 +108,7 @@ class BulkProof:
 
         Raises ProofError (MISSING_HASH) when the edges of the subtree are not among those that were proven.
         """
-        parts = []
-        low, high, start, is_node = 0, self.tree_size, subtree.start, True
-        while (start, subtree.end) != (low, high):
-            middle = low + _left_size(high - low)
-            if subtree.end <= middle:
-                parts.append((middle, high))
-                high = middle
-            elif start >= middle:
-                parts.append((low, middle))
-                low = middle
-            else:
-                parts.append((low, middle))
-                start, low, is_node = middle, middle, False
-        if not is_node:
-            parts.append((low, high))
-        return [self._fold(*part) for part in reversed(parts)]
+        return [self._fold(*part) for part in consistency_parts(subtree, self.tree_size)]
 
     def proof_for(self, subtrees: Sequence[Subtree]) -> list[bytes]:
         """Return the smaller proof of some of the subtrees in the same tree."""

@@ -82,19 +82,10 @@ def client_context(  # noqa: PLR0913 - keywords, each of its own
     remembers_retries: bool = True,
     clock: Clock | None = None,
 ) -> ClientContext:
-    """Return an `ssl.SSLContext` that verifies Merkle Tree certificates, for urllib, aiohttp, asyncio and the others.
+    """Return an `ssl.SSLContext` on the stdlib's OpenSSL that verifies Merkle Tree certificates.
 
-    trust_store: a snapshot, or a call that returns the present one, called once for each handshake; if it raises, the
-    handshake fails. paths: what the client proves who it is with, if a server asks; the best one for the server's list
-    is sent, or no certificate when none suits. classical: whether other chains are verified as by
-    `ssl.create_default_context`, against the system's roots and what is loaded into the context; otherwise they are
-    refused. sends_extension: whether servers are told what we trust; without it they send landmark-relative
-    certificates to nobody. resumption: whether connections have a `session` that can be handed in to another one;
-    without a word, where there are no `paths`. remembers_retries: after a handshake whose report names a `retry`, the
-    next connection to that host asks for it. clock: for tests.
-
-    The context checks host name and validity of every certificate unless `check_hostname` and `verify_mode` are
-    changed, which mean what they always mean. Raises UsageError (UNSUPPORTED) where this Python's OpenSSL cannot do it.
+    The arguments mean what they mean to `mtc.tls.client_context`. Raises UsageError (UNSUPPORTED) where this Python's
+    OpenSSL cannot do it.
     """
     library = load_libssl()
     context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)

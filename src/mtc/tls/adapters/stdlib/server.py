@@ -107,18 +107,10 @@ def server_context(
     resumption: bool | None = None,
     clock: Clock | None = None,
 ) -> ServerContext:
-    """Return an `ssl.SSLContext` that sends each client the best certification path that it can verify.
+    """Return an `ssl.SSLContext` on the stdlib's OpenSSL that sends each client the best path that it can verify.
 
-    paths: for any number of names, in order of preference; see `mtc.tls.selection` for the rules. fallback: a path that
-    is sent, unacknowledged, to clients for whom there is no other, whatever name they ask for; best a classical one.
-    Without it such a handshake fails. Where no classical path is given only TLS 1.3 is spoken. clients: a trust store,
-    or a call that returns the present one: only clients with a Merkle Tree certificate that it verifies are let in, and
-    those without any as well when `verify_mode` is set to `ssl.CERT_OPTIONAL`. Who the client is and what it may do is
-    for the caller to decide, from `server_report`. resumption: whether tickets are given, in TLS 1.3 only; without a
-    word, where no certificates of clients are asked for. A ticket is good in this context alone, for the same name, as
-    long as its certificate is served and valid; that of a client is judged again. clock: for tests.
-
-    Raises UsageError when there is no path, a key does not fit, or this Python's OpenSSL cannot do it (UNSUPPORTED).
+    The arguments mean what they mean to `mtc.tls.server_context`. Raises UsageError when there is no path, a key does
+    not fit, or this Python's OpenSSL cannot do it (UNSUPPORTED).
     """
     library = load_libssl()
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
