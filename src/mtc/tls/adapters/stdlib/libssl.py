@@ -287,7 +287,8 @@ class LibSSL:
         """Make the error for something that OpenSSL does not load."""
         return UsageError(
             Reason.UNSUPPORTED,
-            f"{ssl.OPENSSL_VERSION} does not load {what}: {self._last_error()}; it has ML-DSA keys from 3.5 on",
+            f"{ssl.OPENSSL_VERSION} does not load {what}: {self._last_error()}; it has ML-DSA keys from 3.5 on, and "
+            "back_end='pyopenssl' has them",
         )
 
     def _last_error(self) -> str:
