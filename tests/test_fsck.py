@@ -232,8 +232,9 @@ def test_values_that_fit_themselves_are_compared(copy: Path, name: str, key: str
     value = next(value for name_, value in _values(path) if name_ == key)
     assert isinstance(value, bytes)
     # The staged round that a log's record names is gone once it is published; only the checksum guards its digest.
-    digest = range(65, 97) if key == "log-1" else range(0)
-    for offset in (place for place in _offsets(len(value), samples) if place not in digest):
+    # And a minimum index below the end of the first bundle, its last byte, has taken nothing away yet.
+    unknowable = {*range(65, 97), 103} if key == "log-1" else set()
+    for offset in (place for place in _offsets(len(value), samples) if place not in unknowable):
         changed = value[:offset] + bytes((value[offset] ^ 0x10,)) + value[offset + 1 :]
         _set(path, key, changed, with_sum=True)
         assert check(copy).items, f"byte {offset} of {key} in {name} is changed"
