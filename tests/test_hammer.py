@@ -378,7 +378,7 @@ def test_lie_of_a_log_is_found(name: str, capsys: pytest.CaptureFixture[str]) ->
     """Whatever a log changes is wrong in the report, with its reason, and the exit code is 1."""
     make, expected = LOG_LIES[name]
     server = LogServer(synthetic(), 700)
-    options = replace(READING, bounds=bounded(150, max_errors=8))
+    options = replace(READING, bounds=bounded(2_000, max_errors=8))
     code, report = hammer(Liar(server.app(), make(server)), options, capsys)
     assert code == 1
     assert expected & reasons(report), reasons(report)
@@ -527,7 +527,8 @@ def test_lie_of_a_witness_is_found(name: str, log_key: str, capsys: pytest.Captu
     """Whatever a witness does wrong is wrong in the report, with its reason, and the exit code is 1."""
     lie, expected = WITNESS_LIES[name]
     liar = Listening(Liar(cosigner_app(is_mirror=False), lie))
-    options = replace(cosigning("witness", log_key), bounds=bounded(500, max_errors=12))
+    # As below: chance says which wrong requests are sent.
+    options = replace(cosigning("witness", log_key), wrong=0.6, bounds=bounded(5_000, max_errors=12))
     code, report = hammer(liar, options, capsys)
     assert code == 1
     assert expected & reasons(report), reasons(report)
