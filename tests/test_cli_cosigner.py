@@ -1,5 +1,6 @@
 """`mtc witness` and `mtc mirror` as operators use them: made, told of logs, run, looked at, and used wrongly."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from tests.note_keys import CA, LOG
 from tests.synthetic_logs import ORIGIN, SyntheticLog, make_entries
 
 from mtc.cosign.config import CosignerConfig, Role, format_cosigner_config, parse_cosigner_config
+from mtc.cosign.logs import KnownLog
 from mtc.cosign.service.core import origin_hash
+from mtc.cosign.service.folder import add_log, create_cosigner
 from mtc.cosign.service.metrics import METRICS
+from mtc.cosign.service.running import open_cosigner
 from mtc.errors import UsageError
 from mtc.ids import TrustAnchorID
 from mtc.note import VerifierKey, open_note
@@ -132,6 +136,26 @@ def _post(url: str, body: bytes) -> bytes:
     """Send a POST and return the answer."""
     with urlopen(Request(url, data=body), timeout=60) as answer:  # noqa: S310 - our own loopback address
         return bytes(answer.read())
+
+
+def test_a_log_that_is_added_before_the_first_look_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cosigner knows a log that was added between its opening and its first look at the configuration."""
+    monkeypatch.setattr("mtc.cosign.service.running._RELOAD_S", 0.01)
+    config = CosignerConfig(role=Role.WITNESS, cosigner_id=TrustAnchorID.parse("32473.7"))
+    create_cosigner(tmp_path, config, None)
+
+    async def story() -> list[str]:
+        async with open_cosigner(tmp_path) as running:
+            assert not running.core.directory.logs
+            add_log(tmp_path, KnownLog(ORIGIN, (LOG.key,)), ())
+            watching = asyncio.create_task(running.watch_config())
+            async with asyncio.timeout(60):
+                while not running.core.directory.logs:  # noqa: ASYNC110 - a program outside would look again, too
+                    await asyncio.sleep(0.01)
+            watching.cancel()
+            return list(running.core.directory.logs)
+
+    assert asyncio.run(story()) == [ORIGIN]
 
 
 @pytest.mark.parametrize("role", ["witness", "mirror"])
