@@ -100,14 +100,22 @@ async def run_program(words: Sequence[str], environment: Mapping[str, str], dead
     as in a shell. It is ended as well when the caller is cancelled.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            env={**os.environ, **environment},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *words,
+                env={**os.environ, **environment},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
         )
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may run already, with children that only the end of its whole group reaches.
+        with contextlib.suppress(OSError, ValueError):
+            await _end(await starting)
+        raise
     except OSError as error:
         return 127, f"{words[0]}: {(error.strerror or str(error)).lower()}"
     except ValueError:
