@@ -4,16 +4,19 @@ from typing import Annotated
 
 import typer
 
+_Trust = Annotated[str | None, typer.Option(metavar="TRUST.json", help="Whom to trust: a trust store.")]
+_Roots = Annotated[str | None, typer.Option(metavar="FILE", help="Further roots for classical chains.")]
+_Address = Annotated[str | None, typer.Option(metavar="ADDR:PORT", help="Connect there, whatever the URL says.")]
+_MTCOnly = Annotated[bool, typer.Option("--mtc-only", help="Refuse classical chains.")]
+
 
 def get(  # noqa: PLR0913 - what a page is asked for with
     url: Annotated[str, typer.Argument(metavar="URL", help="An https URL.")],
     *,
-    trust: Annotated[str | None, typer.Option(metavar="TRUST.json", help="Whom to trust: a trust store.")] = None,
-    ca_file: Annotated[str | None, typer.Option(metavar="FILE", help="Further roots for classical chains.")] = None,
-    connect: Annotated[
-        str | None, typer.Option(metavar="ADDR:PORT", help="Connect there, whatever the URL says.")
-    ] = None,
-    mtc_only: Annotated[bool, typer.Option("--mtc-only", help="Refuse classical chains.")] = False,
+    trust: _Trust = None,
+    ca_file: _Roots = None,
+    connect: _Address = None,
+    mtc_only: _MTCOnly = False,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write the page.")] = None,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="Longest that all of it may take.")] = "60s",
     json: Annotated[bool, typer.Option("--json", help="Print what was asked, got and verified, not the page.")] = False,
@@ -40,12 +43,10 @@ def get(  # noqa: PLR0913 - what a page is asked for with
 def handshake(  # noqa: PLR0913 - how hands are shaken
     url: Annotated[str, typer.Argument(metavar="URL", help="An https URL, or a host.")],
     *,
-    trust: Annotated[str | None, typer.Option(metavar="TRUST.json", help="Whom to trust: a trust store.")] = None,
-    ca_file: Annotated[str | None, typer.Option(metavar="FILE", help="Further roots for classical chains.")] = None,
-    connect: Annotated[
-        str | None, typer.Option(metavar="ADDR:PORT", help="Connect there, whatever the URL says.")
-    ] = None,
-    mtc_only: Annotated[bool, typer.Option("--mtc-only", help="Refuse classical chains.")] = False,
+    trust: _Trust = None,
+    ca_file: _Roots = None,
+    connect: _Address = None,
+    mtc_only: _MTCOnly = False,
     timeout: Annotated[str, typer.Option(metavar="TIME", help="Longest that all of it may take.")] = "20s",
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
