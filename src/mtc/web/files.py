@@ -22,6 +22,14 @@ def read_config_file(path: Path, most: int) -> bytes | None:
     return data
 
 
+def read_file(path: Path, most: int) -> bytes:
+    """Return a file that must be there. Raises UsageError as `read_config_file`, also when it is missing."""
+    data = read_config_file(path, most)
+    if data is None:
+        raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: no such file or directory")
+    return data
+
+
 def file_stamp(path: Path) -> tuple[int, int, int]:
     """Return what changes when a file is written or replaced; zeros for one that is not there."""
     try:

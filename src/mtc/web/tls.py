@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mtc.errors import Error, FormatError, Reason, StorageError, UsageError
-from mtc.web.files import file_stamp
+from mtc.web.files import file_stamp, read_file
 from mtc.web.logs import open_logger
 
 CERTIFICATE_NAME = "tls.pem"
@@ -154,7 +154,7 @@ class _ExplainingObject(ssl.SSLObject):
 def load_files(context: ssl.SSLContext, files: TLSFiles) -> None:
     """Load a certificate and its key into a context. Raises UsageError that names the file and the cure."""
     for path in (files.certificate, files.key):
-        _read(path)
+        read_file(path, MAX_FILE_BYTES)
     try:
         # OpenSSL would ask for a passphrase on the terminal, where nobody may sit.
         context.load_cert_chain(files.certificate, files.key, password=lambda: "")
@@ -297,7 +297,7 @@ def parse_fingerprint(text: str) -> str:
 
 def read_certificate(path: Path) -> x509.Certificate:
     """Return the first certificate of a PEM file. Raises UsageError."""
-    return parse_certificate(_read(path), str(path))
+    return parse_certificate(read_file(path, MAX_FILE_BYTES), str(path))
 
 
 def parse_certificate(data: bytes, what: str) -> x509.Certificate:
@@ -349,7 +349,7 @@ def _ensure_key(path: Path) -> ec.EllipticCurvePrivateKey:
         )
         write_whole(path, encoded, 0o600)
     try:
-        found = serialization.load_pem_private_key(_read(path), None)
+        found = serialization.load_pem_private_key(read_file(path, MAX_FILE_BYTES), None)
     except (ValueError, TypeError):
         found = None
     if not isinstance(found, ec.EllipticCurvePrivateKey):
@@ -372,18 +372,6 @@ def write_whole(path: Path, data: bytes, mode: int) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _read(path: Path) -> bytes:
-    """Read a small file. Raises UsageError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: {_why(error)}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {MAX_FILE_BYTES} bytes")
-    return data
 
 
 def _stamp(files: TLSFiles) -> tuple[tuple[int, int, int], ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtc.errors import FormatError, Reason, UsageError
 from mtc.tls.paths import CertificationPath, parse_paths
+from mtc.web.files import read_file
 
 MAX_FILE_BYTES = 1 << 20
 """Largest file of certificates or of a key."""
@@ -30,16 +31,16 @@ def load_request_folder(folder: Path) -> RequestFolder:
     read, FormatError when it is damaged.
     """
     version = _resolve(folder / "current")
-    key = _read(version / "key.pem")
+    key = read_file(version / "key.pem", MAX_FILE_BYTES)
     paths: list[CertificationPath] = []
     if (version / "landmark.pem").exists():
-        paths.extend(_parse(version / "landmark.pem", _read(version / "landmark.pem"), key))
-    paths.extend(_parse(version / "standalone.pem", _read(version / "standalone.pem"), key))
+        paths.extend(_parse(version / "landmark.pem", read_file(version / "landmark.pem", MAX_FILE_BYTES), key))
+    paths.extend(_parse(version / "standalone.pem", read_file(version / "standalone.pem", MAX_FILE_BYTES), key))
     fallback = None
     if (version / "classical").exists():
         classical = _resolve(version / "classical")
-        text = _read(classical / "fullchain.pem")
-        (fallback,) = _parse(classical / "fullchain.pem", text, _read(classical / "key.pem"))
+        text = read_file(classical / "fullchain.pem", MAX_FILE_BYTES)
+        (fallback,) = _parse(classical / "fullchain.pem", text, read_file(classical / "key.pem", MAX_FILE_BYTES))
     return RequestFolder(tuple(paths), fallback, version)
 
 
@@ -59,15 +60,3 @@ def _resolve(path: Path) -> Path:
         raise UsageError(
             Reason.UNREADABLE, f"{path} cannot be followed: {error.strerror}; run mtc request first"
         ) from None
-
-
-def _read(path: Path) -> bytes:
-    """Return the bytes of a file. Raises UsageError (UNREADABLE, TOO_LARGE)."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise UsageError(Reason.TOO_LARGE, f"{path} is larger than {MAX_FILE_BYTES} bytes")
-    return data
