@@ -1,8 +1,6 @@
 """The page of `mtc serve-tls` that shows what clients asked for and got, for a browser on the same machine."""
 
-import hashlib
 import ipaddress
-from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from starlette.requests import Request
@@ -14,8 +12,8 @@ from mtc.cli.serve_visits import KINDS, MAX_VISITS, PAGE, Site, Visits
 from mtc.kernel import active_kernel
 from mtc.web.frame import name_endpoint
 from mtc.web.objects import not_found
+from mtc.web.page_files import PageFiles
 
-_STATIC = {"mtc.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 _COLOURS = {"landmark-relative": "good", "failed": "bad"}
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -91,9 +89,7 @@ class VisitPages:
         """Take what is shown."""
         self.site: Site | None = None
         self._visits = visits
-        folder = files("mtc.web") / "static"
-        self._static = {name: (folder / name).read_bytes() for name in _STATIC}
-        self._style = hashlib.sha256(self._static["mtc.css"]).hexdigest()[:12]
+        self._files = PageFiles()
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.filters["number"] = lambda value: f"{value:,}".replace(",", "\u202f")
         environment.filters["moment"] = lambda value: f"{value:%Y-%m-%d %H:%M:%S}"
@@ -105,7 +101,7 @@ class VisitPages:
         return [
             Route(PAGE, self._page, methods=methods),
             Route(f"{PAGE}/visits.json", self._document, methods=methods),
-            Route(f"{PAGE}/{{name}}", self._file, methods=methods),
+            Route(f"{PAGE}/{{name}}", self._files.answer, methods=methods),
         ]
 
     async def _page(self, request: Request) -> Response:
@@ -121,7 +117,7 @@ class VisitPages:
             counts=[(kind, self._visits.counts[kind]) for kind in KINDS],
             visits=list(self._visits.newest),
             colours=_COLOURS,
-            style=self._style,
+            style=self._files.style,
             version=__version__,
             kernel=active_kernel().name,
         )
@@ -132,15 +128,6 @@ class VisitPages:
         name_endpoint(request, "visits")
         self._check(request)
         return JSONResponse(self._visits.describe(), headers={"Cache-Control": "no-store"})
-
-    async def _file(self, request: Request) -> Response:
-        """Answer with the style or the icon."""
-        name_endpoint(request, "static")
-        name = request.path_params["name"]
-        if name not in _STATIC:
-            raise not_found()
-        headers = {"Cache-Control": "public, max-age=86400", "Content-Type": _STATIC[name]}
-        return Response(self._static[name], headers=headers)
 
     def _check(self, request: Request) -> Site:
         """Return the site, to clients on this machine; there is nothing here for others."""

@@ -1,11 +1,9 @@
 """Status page, tree, entries and search over HTTP: HTML that needs no script, and `/health` for machines."""
 
 import functools
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,10 +21,10 @@ from mtc.ids import log_id, serial_number
 from mtc.merkle import Hasher, Node, Subtree, subtree_hash
 from mtc.tiles import TILE_HEIGHT, TILE_WIDTH, EntriesTile, NodeRecorder, width_in_tree
 from mtc.web.frame import name_endpoint
+from mtc.web.page_files import PageFiles
 from mtc.web.problems import status_of
 
 _HTML = "text/html; charset=utf-8"
-_STATIC = {"mtc.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 _RAW_BYTES = 2048
 _Answer = Callable[["Pages", Request], Awaitable[Response]]
 
@@ -59,8 +57,7 @@ class Pages:
         """Take the view and the log's hash."""
         self._view = view
         self._hasher = hasher
-        folder = files("mtc.web") / "static"
-        self._static = {name: (folder / name).read_bytes() for name in _STATIC}
+        self._files = PageFiles()
         self._templates = Environment(
             loader=PackageLoader("mtc.ca.pages", "templates"),
             autoescape=True,
@@ -76,7 +73,7 @@ class Pages:
             "short": lambda value: value.hex()[:8],
             "rate": format_rate,
         }
-        self._templates.globals["style"] = hashlib.sha256(self._static["mtc.css"]).hexdigest()[:12]
+        self._templates.globals["style"] = self._files.style
         self._templates.globals["level_of"] = drawing.level_of
 
     def routes(self) -> list[Route]:
@@ -90,7 +87,7 @@ class Pages:
             Route(log + "/entry/{index}", self._entry, methods=methods, name="entry"),
             Route(log + "/entry/{index}/raw", self._raw, methods=methods, name="raw entry"),
             Route("/search", self._search, methods=methods, name="search"),
-            Route("/static/{name}", self._file, methods=methods, name="static"),
+            Route("/static/{name}", self._files.answer, methods=methods, name="static"),
             Route("/health", self._health, methods=methods, name="health"),
         ]
 
@@ -217,14 +214,6 @@ class Pages:
         if place.index >= log.tree_size:
             return await self.message(404, _beyond(log, place.index), query)
         return RedirectResponse(f"/log/{log.number}/entry/{place.index}", 303)
-
-    async def _file(self, request: Request) -> Response:
-        name_endpoint(request, "static")
-        name = request.path_params["name"]
-        if name not in _STATIC:
-            raise HTTPException(404, "there is no such file")
-        headers = {"Cache-Control": "public, max-age=86400"}
-        return Response(self._static[name], media_type=_STATIC[name], headers=headers)
 
     async def _health(self, request: Request) -> Response:
         name_endpoint(request, "health")

@@ -1,10 +1,8 @@
 """The status page of a cosigner, and `/health` for machines."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
@@ -14,9 +12,7 @@ from starlette.routing import Route
 from mtc import __version__
 from mtc.kernel import active_kernel
 from mtc.web.frame import name_endpoint
-from mtc.web.objects import not_found
-
-_STATIC = {"mtc.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+from mtc.web.page_files import PageFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +85,7 @@ class StatusPages:
     def __init__(self, read: Callable[[], CosignerStatus], monitoring: str) -> None:
         """Take what is shown. monitoring: path in front of the logs."""
         self._read, self._monitoring = read, monitoring
-        folder = files("mtc.web") / "static"
-        self._static = {name: (folder / name).read_bytes() for name in _STATIC}
+        self._files = PageFiles()
         self._templates = Environment(
             loader=PackageLoader("mtc.cosign.service", "templates"),
             autoescape=True,
@@ -103,7 +98,6 @@ class StatusPages:
             "moment": lambda value: f"{value:%Y-%m-%d %H:%M:%S}",
             "duration": _duration,
         }
-        self._style = hashlib.sha256(self._static["mtc.css"]).hexdigest()[:12]
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -111,7 +105,7 @@ class StatusPages:
         return [
             Route("/", self._page, methods=methods, name="status"),
             Route("/health", self._health, methods=methods, name="health"),
-            Route("/static/{name}", self._file, methods=methods, name="static"),
+            Route("/static/{name}", self._files.answer, methods=methods, name="static"),
         ]
 
     async def _page(self, request: Request) -> Response:
@@ -132,7 +126,7 @@ class StatusPages:
             newest=status.now - max(signed) if signed else None,
             prefix="",
             monitoring=self._monitoring,
-            style=self._style,
+            style=self._files.style,
             version=__version__,
             kernel=active_kernel().name,
         )
@@ -143,15 +137,6 @@ class StatusPages:
         name_endpoint(request, "health")
         status = self._read()
         return JSONResponse(status.describe(), 503 if status.troubles else 200, {"Cache-Control": "no-store"})
-
-    async def _file(self, request: Request) -> Response:
-        """Answer with the style or the icon."""
-        name_endpoint(request, "static")
-        name = request.path_params["name"]
-        if name not in _STATIC:
-            raise not_found()
-        headers = {"Cache-Control": "public, max-age=86400", "Content-Type": _STATIC[name]}
-        return Response(self._static[name], headers=headers)
 
 
 def _sorted(logs: Sequence[LogLine]) -> list[LogLine]:
